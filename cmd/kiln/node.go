@@ -1,0 +1,376 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"kiln/internal/api"
+	"kiln/internal/apiclient"
+	"kiln/internal/auth"
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/index"
+	"kiln/internal/registry"
+	"kiln/internal/run"
+	"kiln/internal/secret"
+	"kiln/internal/source"
+	"kiln/internal/store"
+	"kiln/scheduler"
+	"kiln/triggers"
+	"kiln/worker"
+)
+
+const (
+	leaseTTL  = 15 * time.Second
+	tokenLife = 24 * time.Hour // of an attempt's registry token, beyond the run's time limit
+)
+
+// A node is a server: every component in one process, on one data directory.
+type node struct {
+	cfg      serveConfig
+	log      *slog.Logger
+	started  time.Time
+	listener net.Listener
+	url      string
+	host     string // canonical name of the registry
+	keys     *auth.Keys
+	identity secret.Identity
+	registry *registry.Store
+	nats     *bus.Server
+	bus      *bus.Bus
+	store    *store.Store
+	index    *index.Index
+	contexts *source.Contexts
+	builder  *builder
+	token    string // of the worker and the scheduler, for the registry
+
+	closers []func() error // in the order of opening
+}
+
+// serve runs a server until ctx ends.
+func (c *cli) serve(ctx context.Context, cfg serveConfig) error {
+	n := &node{cfg: cfg, log: cfg.logger(), started: time.Now().UTC()}
+	err := n.open(ctx)
+	if err == nil {
+		err = n.run(ctx, func() {
+			fmt.Fprintf(c.Out, "kiln %s is ready at %s (data in %s)\n", version(), n.url, cfg.data)
+		})
+	}
+	return errors.Join(err, n.close())
+}
+
+// onClose has f called when the node is closed, before what was opened earlier is closed.
+func (n *node) onClose(f func() error) { n.closers = append(n.closers, f) }
+
+func (n *node) close() error {
+	var errs []error
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		errs = append(errs, n.closers[i]())
+	}
+	return errors.Join(errs...)
+}
+
+// open opens everything that a component needs, and claims what only one process may have.
+func (n *node) open(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		n.claim, n.listen, n.openKeys, n.openRegistry, n.openBus, n.openBuilder,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// claim makes the data directory and locks it for this process.
+func (n *node) claim(context.Context) error {
+	if err := os.MkdirAll(n.cfg.data, 0o700); err != nil {
+		return usagef("--data DIR", "data directory: %w", err)
+	}
+	path := filepath.Join(n.cfg.data, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return usagef("--data DIR", "data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		owner := make([]byte, 32)
+		read, _ := f.Read(owner)
+		return errors.Join(usagef("stop that server, or name another directory with --data",
+			"data directory %s is in use by another server (process %s)", n.cfg.data, strings.TrimSpace(string(owner[:read]))), f.Close())
+	}
+	n.onClose(f.Close)
+	if err := f.Truncate(0); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+	return err
+}
+
+func (n *node) listen(ctx context.Context) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", n.cfg.listen)
+	if err != nil {
+		return usagef("--listen HOST:PORT with another port, or stop what uses it", "listen on %s: %w", n.cfg.listen, err)
+	}
+	n.listener = l
+	n.onClose(func() error { _ = l.Close(); return nil })
+	n.url = "http://" + l.Addr().String()
+	if n.host = n.cfg.registryHost; n.host == "" {
+		n.host = l.Addr().String()
+	}
+	return nil
+}
+
+func (n *node) openKeys(context.Context) error {
+	var err error
+	if n.keys, err = auth.Load(n.cfg.data); err != nil {
+		return err
+	}
+	if n.identity, err = secret.LoadIdentity(filepath.Join(n.cfg.data, "identity.key")); err != nil {
+		return err
+	}
+	n.token, err = n.keys.Mint(auth.Principal{Name: "worker", Role: auth.RoleWorker, Expires: time.Now().AddDate(10, 0, 0)})
+	return err
+}
+
+func (n *node) openRegistry(context.Context) error {
+	st, err := registry.Open(filepath.Join(n.cfg.data, "registry"), registry.Options{Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.onClose(st.Close)
+	n.registry = st
+	n.contexts = &source.Contexts{Blobs: source.In(st, func(m registry.Manifest) []byte { return m.Body },
+		registry.ErrManifestUnknown, registry.ErrBlobUnknown, registry.ErrRepositoryUnknown)}
+	return nil
+}
+
+func (n *node) openBus(ctx context.Context) error {
+	ns, err := bus.StartServer(bus.ServerConfig{Dir: filepath.Join(n.cfg.data, "jetstream"), Relaxed: n.cfg.relaxed, Log: n.log})
+	if err != nil {
+		return err
+	}
+	n.onClose(func() error { ns.Shutdown(); return nil })
+	n.nats = ns
+	nc, err := ns.Connect("kiln")
+	if err != nil {
+		return err
+	}
+	n.onClose(func() error { nc.Close(); return nil })
+	if n.bus, err = bus.Open(ctx, nc, n.log); err != nil {
+		return err
+	}
+	if n.store, err = store.Open(ctx, n.bus.JetStream(), leaseTTL); err != nil {
+		return err
+	}
+	if n.index, err = index.Open(filepath.Join(n.cfg.data, "index.db"), n.log); err != nil {
+		return err
+	}
+	n.onClose(n.index.Close)
+	return nil
+}
+
+func (n *node) openBuilder(ctx context.Context) error {
+	b, err := newBuilder(n.cfg, n.log)
+	if err != nil {
+		return err
+	}
+	n.builder = b
+	n.onClose(b.close)
+	return nil
+}
+
+// run runs the components until ctx ends. The worker stops first: while its runs finish, everything
+// they need is still there.
+func (n *node) run(ctx context.Context, ready func()) error {
+	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g, gctx := errgroup.WithContext(inner)
+	server := &http.Server{Handler: n.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
+	g.Go(func() error {
+		if err := server.Serve(n.listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error { return n.builder.run(gctx) })
+	g.Go(func() error { return n.index.Run(gctx, &n.store.Runs) })
+	g.Go(func() error { return n.registry.Relay(gctx, n.relay) })
+	g.Go(func() error { return (&triggers.Decider{Bus: n.bus, Log: n.log}).Run(gctx) })
+	g.Go(func() error { return n.scheduler().Run(gctx) })
+
+	wctx, stopWorker := context.WithCancel(ctx)
+	defer stopWorker()
+	context.AfterFunc(gctx, stopWorker)
+	err := n.work(wctx, ready)
+	shutdown, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if server.Shutdown(shutdown) != nil {
+		_ = server.Close() // followers of logs come back to the next server
+	}
+	stop()
+	return errors.Join(err, g.Wait())
+}
+
+// work executes runs until ctx ends and the runs in hand have.
+func (n *node) work(ctx context.Context, ready func()) error {
+	info, err := n.builder.ready(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	w, err := n.worker(info.Version)
+	if err != nil {
+		return err
+	}
+	if err := n.announce(); err != nil {
+		return err
+	}
+	defer func() { _ = os.Remove(filepath.Join(n.cfg.data, apiclient.ServerFile)) }()
+	ready()
+	return w.Run(ctx)
+}
+
+// announce tells clients on this host where the server is.
+func (n *node) announce() error {
+	b, err := json.Marshal(apiclient.Location{URL: n.url, PID: os.Getpid()})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(n.cfg.data, apiclient.ServerFile)
+	if err := os.WriteFile(path+".tmp", b, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".tmp", path)
+}
+
+func (n *node) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/v2/", n.registry.Handler(registryAccess{n.keys}))
+	mux.Handle("/api/", (&api.Server{
+		Bus: n.bus, Store: n.store, Index: n.index, Keys: n.keys, Recipient: n.identity.Recipient(),
+		Contexts:   &source.Handler{Contexts: n.contexts, Fault: contextFault, Log: n.log},
+		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
+	}).Handler())
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	return mux
+}
+
+func (n *node) hasContext(ctx context.Context, ref string) (bool, error) {
+	id, err := source.ParseRef(ref)
+	if err != nil {
+		return false, &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: err.Error()}
+	}
+	return n.contexts.Has(ctx, id)
+}
+
+func (n *node) check(r run.Run, secrets map[string]string) error {
+	_, err := worker.Plan(r, worker.PlanOptions{Registry: n.host, Secrets: secrets})
+	return err
+}
+
+// contextFault describes errors of the registry to who uploads a context.
+func contextFault(err error) *apiclient.Error {
+	if errors.Is(err, registry.ErrDiskFull) {
+		return &apiclient.Error{Status: http.StatusInsufficientStorage, Code: apiclient.CodeDiskFull,
+			Message: "the server's disk is full", Remedy: "free space on the disk of the server's data directory, then try again"}
+	}
+	return nil
+}
+
+func (n *node) scheduler() *scheduler.Scheduler {
+	return &scheduler.Scheduler{Bus: n.bus, Store: n.store, Secrets: n.identity, LeaseTTL: leaseTTL, Log: n.log,
+		Fence: registry.NewClient(n.url, n.token, http.DefaultClient), Active: n.index.Active, Token: n.mint}
+}
+
+// mint makes the token with which an attempt reads from the registry and stages its images.
+func (n *node) mint(r run.Run) (string, error) {
+	return n.keys.Mint(auth.Principal{Name: "run " + r.ID, Role: auth.RoleRun, Push: []string{worker.StagingRoot + "*"},
+		Expires: time.Now().Add(r.Spec.Timeout + tokenLife)})
+}
+
+func (n *node) worker(buildkit string) (*worker.Worker, error) {
+	identity, err := secret.NewIdentity()
+	if err != nil {
+		return nil, err
+	}
+	cache, err := source.NewCache(filepath.Join(n.cfg.data, "sources"), source.DefaultCacheSize)
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(cache.Close)
+	name, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	opener := &source.Opener{Blobs: source.Remote{BaseURL: n.url, Token: n.token, Client: http.DefaultClient}, Cache: cache}
+	return &worker.Worker{
+		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
+		Publisher: registry.NewClient(n.url, n.token, http.DefaultClient),
+		Open: func(ctx context.Context, ref string) (worker.Source, error) {
+			return opener.Open(ctx, ref)
+		},
+		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, BuildKit: buildkit,
+		Registry: n.host, Aliases: n.cfg.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
+	}, nil
+}
+
+// relay publishes the registry's events.
+func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {
+	for _, e := range events {
+		ev, err := event.New(e.ID, "/v2/"+e.Repository, e.Type, e.Time, event.Image{Registry: n.host, Repository: e.Repository,
+			Tag: e.Tag, Digest: e.Digest, MediaType: e.MediaType, Run: e.Run})
+		if err != nil {
+			return err
+		}
+		if _, err := n.bus.Publish(ctx, event.ImageSubject(e.Type, e.Repository), e.ID, ev); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (n *node) status(ctx context.Context) apiclient.Status {
+	return apiclient.Status{Version: version(), Started: n.started, Registry: n.host, DataDir: n.cfg.data, Checks: n.builder.checks(ctx)}
+}
+
+// registryAccess decides who may do what in the registry.
+type registryAccess struct{ keys *auth.Keys }
+
+// Authorize implements registry.Authorizer.
+func (a registryAccess) Authorize(r *http.Request, repository string, action registry.Action) error {
+	p, err := a.keys.FromRequest(r, time.Now())
+	if err != nil {
+		return registry.ErrUnauthenticated
+	}
+	allowed := false
+	switch {
+	case p.Role == auth.RoleAdmin:
+		allowed = true
+	case action == registry.Pull:
+		allowed = true
+	case action == registry.Push:
+		allowed = p.MayPush(repository)
+	case action == registry.Control:
+		allowed = p.Role == auth.RoleWorker
+	}
+	if !allowed {
+		return fmt.Errorf("%w: %s may not %s %s", registry.ErrDenied, p.Name, action, repository)
+	}
+	return nil
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// serveConfig is the configuration of a server.
+type serveConfig struct {
+	data         string
+	listen       string
+	registryHost string
+	aliases      []string
+	buildkit     string
+	hostNetwork  bool
+	runc         string
+	parallel     int
+	grace        time.Duration
+	relaxed      bool
+	logFormat    string
+	verbose      bool
+}
+
+func newServeCommand(c *cli) *cobra.Command {
+	var cfg serveConfig
+	cmd := &cobra.Command{
+		Use:   "serve [flags]",
+		Short: "Run the server: API, registry, scheduler, worker and build daemon in one process",
+		Long: "Run the server. It keeps everything in one data directory (--data) and listens on one address:\n" +
+			"the API under /api/, the image registry under /v2/. It prints one line when it is ready, and stops\n" +
+			"softly at SIGTERM or Ctrl-C: runs in hand get the time of --grace, then they are handed back and\n" +
+			"go on when a server is started again.",
+		Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			data, err := c.dataDir()
+			if err != nil {
+				return err
+			}
+			if cfg.data, err = filepath.Abs(data); err != nil {
+				return err
+			}
+			if err := cfg.validate(); err != nil {
+				return &usageError{err: err}
+			}
+			return c.serve(cmd.Context(), cfg)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&cfg.listen, "listen", "127.0.0.1:7070", "address to listen on")
+	f.StringVar(&cfg.registryHost, "registry-host", "", "canonical name of the registry in image references (default the address listened on)")
+	f.StringSliceVar(&cfg.aliases, "registry-alias", nil, "another name of the registry (default localhost with the port)")
+	f.StringVar(&cfg.buildkit, "buildkit", "", "address of a BuildKit daemon to use instead of an own one: unix:///path or tcp://host:port")
+	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
+	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
+	f.IntVar(&cfg.parallel, "parallel", max(2, runtime.NumCPU()), "runs executed at once")
+	f.DurationVar(&cfg.grace, "grace", 10*time.Second, "time that runs in hand get at a soft stop")
+	f.BoolVar(&cfg.relaxed, "relaxed-sync", false, "acknowledge before the disk has the data: faster on slow disks; a power loss may take the last two minutes")
+	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the server's log on standard error: text or json")
+	f.BoolVarP(&cfg.verbose, "verbose", "v", false, "log every state change")
+	return cmd
+}
+
+// validate reports everything that is wrong at once, and fills in what follows from the rest.
+func (cfg *serveConfig) validate() error {
+	var errs []error
+	_, port, err := net.SplitHostPort(cfg.listen)
+	if err != nil {
+		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070", cfg.listen))
+	}
+	if cfg.parallel < 1 || cfg.parallel > 256 {
+		errs = append(errs, fmt.Errorf("--parallel %d: want 1 to 256", cfg.parallel))
+	}
+	if cfg.grace < 0 {
+		errs = append(errs, fmt.Errorf("--grace %s: must not be negative", cfg.grace))
+	}
+	if cfg.logFormat != "text" && cfg.logFormat != "json" {
+		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", cfg.logFormat))
+	}
+	if cfg.buildkit != "" && !strings.HasPrefix(cfg.buildkit, "unix://") && !strings.HasPrefix(cfg.buildkit, "tcp://") {
+		errs = append(errs, fmt.Errorf("--buildkit %q: want unix:///path or tcp://host:port", cfg.buildkit))
+	}
+	if cfg.aliases == nil && port != "" {
+		cfg.aliases = []string{"localhost:" + port, "127.0.0.1:" + port}
+	}
+	return errors.Join(errs...)
+}
+
+func (cfg *serveConfig) logger() *slog.Logger {
+	opt := &slog.HandlerOptions{Level: slog.LevelWarn}
+	if cfg.verbose {
+		opt.Level = slog.LevelInfo
+	}
+	if cfg.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opt))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opt))
+}

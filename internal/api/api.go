@@ -1,0 +1,154 @@
+// Package api serves kiln's HTTP API.
+//
+// It decides nothing: a request for a run becomes an event, and the answer is read from what the other
+// components stored. Every route needs a token; every body, list and stream is bounded. An answer that
+// is not a 2xx carries an apiclient.Error. The wire types are those of package apiclient.
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"kiln/internal/apiclient"
+	"kiln/internal/auth"
+	"kiln/internal/bus"
+	"kiln/internal/index"
+	"kiln/internal/run"
+	"kiln/internal/store"
+	"kiln/taskspec"
+)
+
+// maxBody is the largest request in bytes, uploads of contexts apart.
+const maxBody = 4 << 20
+
+// A Server answers API requests. Its fields are set before Handler is called and not changed after.
+type Server struct {
+	Bus   *bus.Bus
+	Store *store.Store
+	Index *index.Index
+	Keys  *auth.Keys
+	// Recipient is the public key that secrets are sealed to before anything is stored.
+	Recipient string
+	// Contexts serves the upload of contexts.
+	Contexts http.Handler
+	// HasContext reports whether a context named in a request has been uploaded.
+	HasContext func(ctx context.Context, ref string) (bool, error)
+	// Check says what is wrong with a run before it is queued; taskspec.Errors point into its task file.
+	Check func(r run.Run, secrets map[string]string) error
+	// Status describes the server.
+	Status func(context.Context) apiclient.Status
+	Log    *slog.Logger
+}
+
+// Handler returns the handler of everything under /api/.
+func (s *Server) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+apiclient.PathRuns, s.route(s.submit))
+	mux.HandleFunc("GET "+apiclient.PathRuns, s.route(s.list))
+	mux.HandleFunc("GET "+apiclient.PathRuns+"/{id}", s.route(s.show))
+	mux.HandleFunc("GET "+apiclient.PathRuns+"/{id}/log", s.route(s.log))
+	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/cancel", s.route(s.cancel))
+	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/rerun", s.route(s.rerun))
+	mux.HandleFunc("GET "+apiclient.PathStatus, s.route(s.status))
+	mux.HandleFunc(apiclient.PathContexts+"/", s.guard(s.Contexts.ServeHTTP))
+	mux.HandleFunc(apiclient.PathContexts, s.guard(s.Contexts.ServeHTTP))
+	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
+		writeError(w, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+			Message: fmt.Sprintf("no route %s %s", r.Method, r.URL.Path)})
+	})
+	return mux
+}
+
+type principalKey struct{}
+
+// guard lets only authenticated administrators pass.
+func (s *Server) guard(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		p, err := s.Keys.FromRequest(r, time.Now())
+		if err != nil {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="kiln"`)
+			writeError(w, &apiclient.Error{Status: http.StatusUnauthorized, Code: apiclient.CodeUnauthorized,
+				Message: "token is missing, wrong or expired",
+				Remedy:  "set KILN_TOKEN to the content of " + auth.AdminTokenFile + " in the server's data directory"})
+			return
+		}
+		if p.Role != auth.RoleAdmin {
+			writeError(w, &apiclient.Error{Status: http.StatusForbidden, Code: apiclient.CodeForbidden,
+				Message: fmt.Sprintf("a token of role %s may not use the API", p.Role)})
+			return
+		}
+		next(w, r.WithContext(context.WithValue(r.Context(), principalKey{}, p)))
+	}
+}
+
+// route guards a handler, bounds its body and answers with the error it returns.
+func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+	return s.guard(func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		e := s.wireError(err)
+		if e.Status == http.StatusInternalServerError {
+			s.Log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
+		}
+		writeError(w, e)
+	})
+}
+
+// wireError turns an error into what the client sees. What no case knows is ours and stays in the log.
+func (s *Server) wireError(err error) *apiclient.Error {
+	var e *apiclient.Error
+	var spec taskspec.Errors
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &e):
+		return e
+	case errors.As(err, &spec):
+		return &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid,
+			Message: "the task is not valid", Problems: problems(spec)}
+	case errors.As(err, &tooLarge):
+		return &apiclient.Error{Status: http.StatusRequestEntityTooLarge, Code: apiclient.CodeTooLarge,
+			Message: fmt.Sprintf("request is larger than %d bytes", tooLarge.Limit)}
+	case errors.Is(err, store.ErrNotFound):
+		return &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound, Message: err.Error()}
+	case errors.Is(err, bus.ErrFull):
+		return &apiclient.Error{Status: http.StatusInsufficientStorage, Code: apiclient.CodeDiskFull,
+			Message: "the server cannot store the request: " + err.Error(),
+			Remedy:  "free space on the disk of the server's data directory, then try again"}
+	case errors.Is(err, context.DeadlineExceeded):
+		return &apiclient.Error{Status: http.StatusServiceUnavailable, Code: apiclient.CodeUnavailable,
+			Message: "the server did not decide in time; the request is stored and will be", Remedy: "look for the run with `kiln runs`"}
+	}
+	return &apiclient.Error{Status: http.StatusInternalServerError, Code: apiclient.CodeInternal,
+		Message: "internal error", Remedy: "look into the server's log"}
+}
+
+func problems(errs taskspec.Errors) []apiclient.Problem {
+	list := make([]apiclient.Problem, len(errs))
+	for i, e := range errs {
+		list[i] = apiclient.Problem{File: e.File, Line: e.Line, Column: e.Col, Step: e.Step, Property: e.Property, Message: e.Message}
+	}
+	return list
+}
+
+func invalid(format string, args ...any) *apiclient.Error {
+	return &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: fmt.Sprintf(format, args...)}
+}
+
+func writeError(w http.ResponseWriter, e *apiclient.Error) {
+	writeJSON(w, e.Status, map[string]*apiclient.Error{"error": e})
+}
+
+// writeJSON answers with v. An error means that the client is gone, which nobody is left to hear.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}

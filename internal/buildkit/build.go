@@ -1,0 +1,130 @@
+package buildkit
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
+
+	"kiln/internal/buildkit/progress"
+	"kiln/internal/event"
+	"kiln/internal/solve"
+)
+
+// Build solves b with the dockerfile frontend and pushes the result by digest.
+func (s *runSession) Build(ctx context.Context, b solve.Build, log solve.LogFunc) (solve.Built, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return solve.Built{}, err
+	}
+	defer end()
+	if err := s.client.ready(ctx); err != nil {
+		return solve.Built{}, err
+	}
+	in, err := s.inputs(ctx, b)
+	if err != nil {
+		return solve.Built{}, err
+	}
+	defer in.release()
+
+	built, err := s.solve(ctx, b, in, log)
+	if isDiskFull(err) {
+		say(log, "the disk of the build daemon is full: freeing what is not in use, then building again")
+		if err := s.client.freeDisk(ctx); err != nil {
+			return solve.Built{}, fmt.Errorf("step %s: disk of the build daemon: %w", b.Step, err)
+		}
+		if built, err = s.solve(ctx, b, in, log); isDiskFull(err) {
+			err = &diskFullError{address: s.client.cfg.Address, err: err}
+		}
+	}
+	return built, err
+}
+
+// solve is one try of a build.
+func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log solve.LogFunc) (solve.Built, error) {
+	attrs, err := frontendAttrs(s.cfg, b, in.dockerfileName)
+	if err != nil {
+		return solve.Built{}, err
+	}
+	bases := newBaseRecorder(b.Images)
+	vertices := &vertexNames{names: map[string]string{}}
+	status := make(chan *client.SolveStatus)
+	var forwarded sync.WaitGroup
+	forwarded.Go(func() {
+		for st := range status {
+			vertices.add(st)
+			if entries := s.redacted(progress.Entries(st, time.Now())); len(entries) > 0 {
+				log(entries...)
+			}
+		}
+	})
+	lost := s.client.link.lost()
+	resp, err := s.client.bk.Solve(ctx, nil, client.SolveOpt{
+		Ref:                  identity.NewID(),
+		Frontend:             "dockerfile.v0",
+		FrontendAttrs:        attrs,
+		LocalMounts:          in.mounts,
+		SharedKey:            in.sharedKey,
+		Session:              s.attachables(),
+		Exports:              []client.ExportEntry{{Type: client.ExporterImage, Attrs: exportAttrs(s.cfg, b)}},
+		SourcePolicy:         imagePolicy(b.Images),
+		SourcePolicyProvider: policysession.NewPolicyProvider(bases.check),
+		// The daemon's history of builds costs a third of a small build's time. What would be read
+		// from it, the base images, the policy provider sees.
+		Internal: true,
+	}, status)
+	forwarded.Wait()
+	if err != nil {
+		return solve.Built{}, s.buildError(ctx, b, err, vertices, lost)
+	}
+	digest := resp.ExporterResponse[exptypes.ExporterImageDigestKey]
+	if digest == "" {
+		return solve.Built{}, fmt.Errorf("step %s: the build daemon did not tell the digest of what it pushed to %s", b.Step, b.Staging)
+	}
+	return solve.Built{Digest: digest, Ref: b.Staging + "@" + digest, Bases: bases.list()}, nil
+}
+
+// redacted masks credentials in what the daemon tells about vertices. Output is the user's own.
+func (s *runSession) redacted(entries []event.LogEntry) []event.LogEntry {
+	for i := range entries {
+		switch e := &entries[i]; {
+		case e.Vertex != nil:
+			e.Vertex.Name = s.redact.String(e.Vertex.Name)
+			e.Vertex.Error = s.redact.String(e.Vertex.Error)
+		case e.Status != nil:
+			e.Status.ID = s.redact.String(e.Status.ID)
+			e.Status.Name = s.redact.String(e.Status.Name)
+		}
+	}
+	return entries
+}
+
+// say writes kiln's own words into a step's log.
+func say(log solve.LogFunc, format string, args ...any) {
+	log(event.LogEntry{Time: time.Now(), Stream: event.StreamKiln, Data: fmt.Appendf(nil, format+"\n", args...)})
+}
+
+// vertexNames remembers the names of a build's vertices, for its error.
+type vertexNames struct {
+	mu    sync.Mutex
+	names map[string]string
+}
+
+func (v *vertexNames) add(st *client.SolveStatus) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, x := range st.Vertexes {
+		v.names[x.Digest.String()] = x.Name
+	}
+}
+
+func (v *vertexNames) name(digest string) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.names[digest]
+}

@@ -1,0 +1,40 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+
+	"github.com/moby/buildkit/executor"
+	resourcestypes "github.com/moby/buildkit/executor/resources/types"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/util/network"
+)
+
+var (
+	errHostNetwork = errors.New("the host's network is not available to builds: start the daemon with host networking allowed")
+	errInsecure    = errors.New("privileged containers are not available to builds: start the daemon with insecure containers allowed")
+)
+
+// guarded is the executor of every container of the daemon. It refuses what the control plane
+// should have refused before, and it is the place where limits on a container are set.
+type guarded struct {
+	executor.Executor
+	allowInsecure bool
+}
+
+// Run executes a container, as executor.Executor says.
+func (g *guarded) Run(ctx context.Context, id string, rootfs executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
+	if process.Meta.SecurityMode == pb.SecurityMode_INSECURE && !g.allowInsecure {
+		return nil, errInsecure
+	}
+	return g.Executor.Run(ctx, id, rootfs, mounts, process, started)
+}
+
+// refusedNetwork is a network.Provider that gives no network.
+type refusedNetwork struct{}
+
+func (refusedNetwork) New(context.Context, string, network.NamespaceOptions) (network.Namespace, error) {
+	return nil, errHostNetwork
+}
+
+func (refusedNetwork) Close() error { return nil }

@@ -1,0 +1,185 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"google.golang.org/grpc/codes"
+
+	"kiln/internal/solve"
+)
+
+// maxMessage bounds the message of a step's error, in bytes.
+const maxMessage = 2000
+
+// diskFullError says that a build found no space on the daemon's disk, even after freeing some.
+type diskFullError struct {
+	address string
+	err     error
+}
+
+func (e *diskFullError) Error() string {
+	return fmt.Sprintf("the disk of the build daemon %s is full, also after its unused cache was removed: "+
+		"free space under the daemon's root or lower its cache limits: %v", e.address, e.err)
+}
+
+func (e *diskFullError) Unwrap() error { return e.err }
+
+// isDiskFull reports whether the daemon itself, not a process in a build, ran out of disk.
+func isDiskFull(err error) bool {
+	// The daemon sends the system's words, with a code that also means other exhaustions.
+	return err != nil && strings.Contains(err.Error(), "no space left on device") && !isExit(err)
+}
+
+func isExit(err error) bool {
+	var exit *gatewaypb.ExitError
+	return errors.As(err, &exit)
+}
+
+// freeDisk removes what is not in use from the daemon. Concurrent callers share one removal.
+func (c *Client) freeDisk(ctx context.Context) error {
+	before := c.freed.Load()
+	c.freeing.Lock()
+	defer c.freeing.Unlock()
+	if c.freed.Load() != before {
+		return nil // while waiting, somebody else did it
+	}
+	_, err := c.pruneMatching(ctx, "")
+	c.freed.Add(1)
+	return err
+}
+
+// engineError returns err as the daemon's: marked unavailable when the daemon is gone.
+func (c *Client) engineError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return causeOf(ctx, err)
+	}
+	switch grpcerrors.Code(err) {
+	case codes.Unavailable, codes.Canceled:
+		return c.unavailable(err)
+	}
+	return fmt.Errorf("build daemon %s: %w", c.cfg.Address, err)
+}
+
+func (c *Client) unavailable(err error) error {
+	return fmt.Errorf("build daemon %s: %w: %w", c.cfg.Address, solve.ErrUnavailable, err)
+}
+
+// buildError decides whose failure err is. lost is the state of the connection that b used.
+func (s *runSession) buildError(ctx context.Context, b solve.Build, err error, vertices *vertexNames, lost <-chan struct{}) error {
+	if ctx.Err() != nil {
+		return causeOf(ctx, err)
+	}
+	select {
+	case <-lost:
+		return s.client.unavailable(err)
+	default:
+	}
+	message := s.redact.String(err.Error())
+	switch {
+	case isDiskFull(err):
+		return errors.New(message)
+	case strings.Contains(message, "failed to push "+b.Staging):
+		return fmt.Errorf("step %s: %s", b.Step, oneLine(message))
+	case !isExit(err) && len(errdefs.Sources(err)) == 0 && !fromVertex(err):
+		if code := grpcerrors.Code(err); code == codes.Unavailable || code == codes.Canceled {
+			return s.client.unavailable(errors.New(message))
+		}
+	}
+	return s.stepFailure(err, vertices)
+}
+
+func fromVertex(err error) bool {
+	var v *errdefs.VertexError
+	return errors.As(err, &v)
+}
+
+// stepFailure translates what the daemon says about a build that failed by itself.
+func (s *runSession) stepFailure(err error, vertices *vertexNames) *solve.StepError {
+	out := &solve.StepError{ExitCode: -1, Source: sourceOf(err)}
+	var exit *gatewaypb.ExitError
+	if errors.As(err, &exit) {
+		out.ExitCode = int(exit.ExitCode)
+		name := "the command"
+		var v *errdefs.VertexError
+		if errors.As(err, &v) {
+			if n := commandOf(vertices.name(v.Digest)); n != "" {
+				name = n
+			}
+		}
+		out.Message = fmt.Sprintf("%s: exit code %d", s.redact.String(name), exit.ExitCode)
+		return out
+	}
+	out.Message = clip(tidy(s.redact.String(oneLine(err.Error()))), maxMessage)
+	return out
+}
+
+// sourceOf returns "file:line" of the innermost position in err, or "".
+func sourceOf(err error) string {
+	sources := errdefs.Sources(err)
+	if len(sources) == 0 {
+		return ""
+	}
+	src := sources[0]
+	if src.Info == nil {
+		return ""
+	}
+	if len(src.Ranges) == 0 || src.Ranges[0].Start == nil {
+		return src.Info.Filename
+	}
+	return fmt.Sprintf("%s:%d", src.Info.Filename, src.Ranges[0].Start.Line)
+}
+
+// stagePrefix is what the frontend puts before a command in a vertex's name: "[build 2/3] ".
+var stagePrefix = regexp.MustCompile(`^\[[^\]]*\] `)
+
+// commandOf returns the instruction that a vertex's name tells, on one line.
+func commandOf(name string) string {
+	return clip(oneLine(stagePrefix.ReplaceAllString(name, "")), 200)
+}
+
+// Words with which BuildKit wraps an error without telling the user anything.
+var (
+	wrappings = regexp.MustCompile(`^(failed to solve|failed to compute cache key|failed to calculate checksum of ref \S+|dockerfile parse error on line \d+|rpc error: code = \w+ desc =):? `)
+	metadata  = regexp.MustCompile(`^(?:\S+: )?failed to resolve source metadata for (\S+): (.*)$`)
+)
+
+// tidy shortens a message of BuildKit's to what concerns the user.
+func tidy(message string) string {
+	for {
+		short := wrappings.ReplaceAllString(message, "")
+		if short == message {
+			break
+		}
+		message = short
+	}
+	if m := metadata.FindStringSubmatch(message); m != nil {
+		return fmt.Sprintf("image %s: %s", m[1], strings.TrimPrefix(m[2], m[1]+": "))
+	}
+	return message
+}
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "") + "..."
+}
+
+// cutAny removes the first of prefixes that s has.
+func cutAny(s string, prefixes ...string) (string, bool) {
+	for _, p := range prefixes {
+		if rest, ok := strings.CutPrefix(s, p); ok {
+			return rest, true
+		}
+	}
+	return s, false
+}

@@ -1,0 +1,122 @@
+package buildkit
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/moby/buildkit/exporter/containerimage/exptypes"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
+
+	"kiln/internal/solve"
+)
+
+// reservedArgs are build arguments that BuildKit's frontend takes for settings which are not the
+// Dockerfile's to make: the name by which a container joins a run's network, and the name space of
+// its cache mounts.
+var reservedArgs = []string{"BUILDKIT_SANDBOX_HOSTNAME", "BUILDKIT_CACHE_MOUNT_NS"}
+
+// frontendAttrs returns the options of the dockerfile frontend for b.
+func frontendAttrs(cfg solve.SessionConfig, b solve.Build, dockerfile string) (map[string]string, error) {
+	attrs := map[string]string{"filename": dockerfile}
+	for k, v := range b.BuildArgs {
+		if slices.Contains(reservedArgs, k) {
+			return nil, stepError("build argument %s is reserved", k)
+		}
+		attrs["build-arg:"+k] = v
+	}
+	for k, v := range b.Labels {
+		attrs["label:"+k] = v
+	}
+	if cfg.CacheScope != "" {
+		attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = cfg.CacheScope
+	}
+	if b.Target != "" {
+		attrs["target"] = b.Target
+	}
+	if len(b.Platforms) > 0 {
+		attrs["platform"] = strings.Join(b.Platforms, ",")
+	}
+	if b.NoCache {
+		attrs["no-cache"] = ""
+	}
+	if b.Pull {
+		attrs["image-resolve-mode"] = "pull"
+	}
+	if !b.Epoch.IsZero() {
+		attrs["build-arg:SOURCE_DATE_EPOCH"] = strconv.FormatInt(b.Epoch.Unix(), 10)
+	}
+	if len(b.AddHosts) > 0 {
+		hosts, err := addHosts(b.AddHosts)
+		if err != nil {
+			return nil, err
+		}
+		attrs["add-hosts"] = hosts
+	}
+	return attrs, nil
+}
+
+// addHosts translates docker's HOST:IP and HOST=IP to the frontend's list.
+func addHosts(list []string) (string, error) {
+	out := make([]string, 0, len(list))
+	for _, h := range list {
+		i := strings.IndexAny(h, "=:")
+		if i <= 0 || strings.ContainsAny(h, "\", \n") {
+			return "", stepError("add-host %q: want HOST:IP", h)
+		}
+		ip := net.ParseIP(strings.Trim(h[i+1:], "[]"))
+		if ip == nil {
+			return "", stepError("add-host %q: %q is not an IP address", h, h[i+1:])
+		}
+		out = append(out, h[:i]+"="+ip.String())
+	}
+	return strings.Join(out, ","), nil
+}
+
+// exportAttrs returns the options of the image exporter for b.
+func exportAttrs(cfg solve.SessionConfig, b solve.Build) map[string]string {
+	attrs := map[string]string{
+		"name":           b.Staging,
+		"push":           "true",
+		"push-by-digest": "true",
+		"name-canonical": "true",
+		"oci-mediatypes": "true",
+	}
+	if cfg.Insecure {
+		attrs["registry.insecure"] = "true"
+	}
+	if !b.Epoch.IsZero() {
+		attrs["rewrite-timestamp"] = "true"
+	}
+	for k, v := range b.Annotations {
+		attrs[exptypes.AnnotationManifestKey(nil, k)] = v
+		if len(b.Platforms) > 1 {
+			attrs[exptypes.AnnotationIndexKey(k)] = v
+		}
+	}
+	return attrs
+}
+
+// imagePolicy returns the policy that makes the daemon use the run's own images where a Dockerfile
+// writes their references. Unlike named contexts it never touches a stage of the same name.
+func imagePolicy(images map[string]string) *spb.Policy {
+	if len(images) == 0 {
+		return nil
+	}
+	p := &spb.Policy{}
+	for _, ref := range slices.Sorted(maps.Keys(images)) {
+		p.Rules = append(p.Rules, &spb.Rule{
+			Action:   spb.PolicyAction_CONVERT,
+			Selector: &spb.Selector{Identifier: imageScheme + ref, MatchType: spb.MatchType_EXACT},
+			Updates:  &spb.Update{Identifier: imageScheme + images[ref]},
+		})
+	}
+	return p
+}
+
+func stepError(format string, args ...any) *solve.StepError {
+	return &solve.StepError{ExitCode: -1, Message: fmt.Sprintf(format, args...)}
+}

@@ -1,0 +1,184 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	controlapi "github.com/moby/buildkit/api/services/control"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/frontend/gateway/grpcclient"
+	"github.com/moby/buildkit/identity"
+	"github.com/moby/buildkit/session"
+	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/util/apicaps"
+	"github.com/moby/buildkit/util/entitlements"
+	"github.com/moby/buildkit/util/grpcerrors"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+)
+
+// errEnded is why a gateway ended that nobody asked to.
+var errEnded = errors.New("the build daemon ended the session")
+
+// A gateway is the build in which all containers of a session live. The daemon removes them, and
+// lets go of their mounts, when it ends.
+type gateway struct {
+	gwclient.Client
+	session   *runSession
+	sessionID string
+
+	images    images
+	workspace lazy[*workspace]
+
+	stop  chan struct{} // closed to end it
+	abort context.CancelCauseFunc
+	ended chan struct{} // closed when it has ended
+	err   error         // why, once ended is closed
+}
+
+// openGateway starts a gateway and waits until it can be used. It lives until it is closed.
+func (s *runSession) openGateway(ctx context.Context) (*gateway, error) {
+	c := s.client
+	if err := c.ready(ctx); err != nil {
+		return nil, err
+	}
+	life, abort := context.WithCancelCause(context.WithoutCancel(ctx))
+	files, err := session.NewSession(life, s.sharedKey("workspace"))
+	if err != nil {
+		abort(err)
+		return nil, fmt.Errorf("session: %w", err)
+	}
+	if s.cfg.Source != nil {
+		source, err := rootOwned(tree{fs: s.cfg.Source})
+		if err != nil {
+			abort(err)
+			return nil, fmt.Errorf("source: %w", err)
+		}
+		files.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{sourceMount: source}))
+	}
+	for _, a := range s.attachables() {
+		files.Allow(a)
+	}
+	g := &gateway{
+		session:   s,
+		sessionID: files.ID(),
+		stop:      make(chan struct{}),
+		abort:     abort,
+		ended:     make(chan struct{}),
+	}
+	usable := make(chan gwclient.Client, 1)
+	go func() {
+		defer close(g.ended)
+		g.err = g.run(life, files, usable)
+		abort(g.err)
+	}()
+	select {
+	case g.Client = <-usable:
+		return g, nil
+	case <-g.ended:
+		return nil, c.engineError(ctx, g.err)
+	case <-ctx.Done():
+		abort(context.Cause(ctx))
+		<-g.ended
+		return nil, context.Cause(ctx)
+	}
+}
+
+// run is a build without a frontend of its own: its client calls the gateway until stop is closed.
+func (g *gateway) run(ctx context.Context, files *session.Session, usable chan<- gwclient.Client) error {
+	c, ref := g.session.client, identity.NewID()
+	req := &controlapi.SolveRequest{Ref: ref, Session: files.ID(), Cache: &controlapi.CacheOptions{}, Internal: true}
+	if c.cfg.Privileged {
+		req.Entitlements = []string{entitlements.EntitlementSecurityInsecure.String()}
+	}
+	lost, solved := c.link.lost(), make(chan struct{})
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error { return files.Run(ctx, c.bk.Dialer()) })
+	work.Go(func() error {
+		defer files.Close()
+		defer close(solved)
+		_, err := c.bk.ControlClient().Solve(ctx, req)
+		select {
+		case <-g.stop:
+			return err
+		default:
+			return errors.Join(err, errEnded)
+		}
+	})
+	work.Go(func() error {
+		select {
+		case <-lost:
+			return c.unavailable(errors.New("the connection was lost"))
+		case <-solved:
+			return nil
+		}
+	})
+	work.Go(func() error {
+		gw, err := grpcclient.New(ctx, nil, files.ID(), apicaps.ExportedProduct, c.bk.GatewayClientForBuild(ref), nil)
+		if err != nil {
+			return err
+		}
+		return gw.Run(ctx, func(ctx context.Context, gw gwclient.Client) (*gwclient.Result, error) {
+			usable <- gw
+			select {
+			case <-g.stop:
+				return gwclient.NewResult(), nil
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+		})
+	})
+	return work.Wait()
+}
+
+// while returns a context that ends with ctx and with the gateway, whichever is first.
+func (g *gateway) while(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-g.ended:
+			cancel(g.err)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+// failure returns err, or why the gateway ended if it has: then everything in it fails with it.
+func (g *gateway) failure(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return causeOf(ctx, err)
+	}
+	select {
+	case <-g.ended:
+		return g.session.client.engineError(ctx, g.err)
+	case <-g.session.client.link.lost():
+		return g.session.client.unavailable(err)
+	default:
+	}
+	switch grpcerrors.Code(err) {
+	case codes.Unavailable, codes.Canceled:
+		return g.session.client.unavailable(err)
+	}
+	return err
+}
+
+// close ends the gateway and with it its containers, then removes what they have shared.
+func (g *gateway) close(ctx context.Context) error {
+	close(g.stop)
+	select {
+	case <-g.ended:
+	case <-ctx.Done():
+		g.abort(context.Cause(ctx))
+		<-g.ended
+	}
+	c := g.session.client
+	if _, err := c.pruneMatching(ctx, "type==exec.cachemount,description~="+g.session.token); err != nil {
+		return fmt.Errorf("workspace: %w", err)
+	}
+	if g.err != nil {
+		return c.engineError(ctx, g.err)
+	}
+	return nil
+}

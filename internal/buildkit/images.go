@@ -1,0 +1,111 @@
+package buildkit
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client/llb"
+	"github.com/moby/buildkit/client/llb/sourceresolver"
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// An image is one that the daemon has, ready to be a container's root.
+type image struct {
+	rootfs gwclient.Reference // nil if the image has no files
+	config ocispecs.ImageConfig
+}
+
+// images are those that a session has used. A reference is resolved once per session: as with
+// docker, a tag that moves meanwhile does not change what a run executes.
+type images struct {
+	mu    sync.Mutex
+	byRef map[string]*lazy[*image]
+}
+
+func (i *images) entry(ref string) *lazy[*image] {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.byRef == nil {
+		i.byRef = map[string]*lazy[*image]{}
+	}
+	e := i.byRef[ref]
+	if e == nil {
+		e = &lazy[*image]{}
+		i.byRef[ref] = e
+	}
+	return e
+}
+
+// image returns the image at ref and pulls it if need be.
+func (g *gateway) image(ctx context.Context, ref string) (*image, error) {
+	named, err := reference.ParseDockerRef(ref)
+	if err != nil {
+		return nil, stepError("image %q: %v", ref, err)
+	}
+	return g.images.entry(named.String()).get(ctx, func(ctx context.Context) (*image, error) {
+		img, err := g.pull(ctx, named)
+		if err != nil {
+			return nil, g.imageError(ctx, named, err)
+		}
+		return img, nil
+	})
+}
+
+func (g *gateway) pull(ctx context.Context, named reference.Named) (*image, error) {
+	ctx, cancel := g.while(ctx)
+	defer cancel()
+	platform, err := g.session.client.platform(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, digest, config, err := g.ResolveImageConfig(ctx, named.String(), sourceresolver.Opt{
+		ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &platform},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var parsed ocispecs.Image
+	if err := json.Unmarshal(config, &parsed); err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	pinned, err := reference.WithDigest(named, digest)
+	if err != nil {
+		return nil, err
+	}
+	root, err := g.evaluate(ctx, llb.Image(pinned.String()), platform)
+	if err != nil {
+		return nil, err
+	}
+	return &image{rootfs: root, config: parsed.Config}, nil
+}
+
+// evaluate solves state and returns what it is.
+func (g *gateway) evaluate(ctx context.Context, state llb.State, platform ocispecs.Platform) (gwclient.Reference, error) {
+	def, err := state.Marshal(ctx, llb.Platform(platform))
+	if err != nil {
+		return nil, err
+	}
+	res, err := g.Solve(ctx, gwclient.SolveRequest{Definition: def.ToPB(), Evaluate: true})
+	if err != nil {
+		return nil, err
+	}
+	return res.Ref, nil
+}
+
+// imageError decides whose failure it is that an image could not be had.
+func (g *gateway) imageError(ctx context.Context, named reference.Named, err error) error {
+	failure := g.failure(ctx, err)
+	if failure != err || isDiskFull(err) {
+		return failure
+	}
+	message := tidy(g.session.redact.String(oneLine(err.Error())))
+	ref := reference.FamiliarString(named)
+	if rest, ok := cutAny(message, "image "+named.String()+": ", named.String()+": "); ok {
+		message = rest
+	}
+	return stepError("image %s: %s", ref, clip(message, maxMessage))
+}

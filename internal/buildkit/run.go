@@ -1,0 +1,232 @@
+package buildkit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	gwclient "github.com/moby/buildkit/frontend/gateway/client"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
+
+	"kiln/internal/event"
+	"kiln/internal/solve"
+)
+
+// maxHostname is Linux's limit of a host name, in bytes.
+const maxHostname = 64
+
+// Run executes c in a container that shares the session's workspace.
+func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return -1, err
+	}
+	defer end()
+	if c.Privileged && !s.client.cfg.Privileged {
+		return -1, stepError("privileged containers are not allowed on this build daemon")
+	}
+	g, err := s.gateway.get(ctx, s.openGateway)
+	if err != nil {
+		return -1, err
+	}
+	var img *image
+	var shared *workspace
+	prepare, pctx := errgroup.WithContext(ctx)
+	prepare.Go(func() (err error) {
+		img, err = g.image(pctx, c.Image)
+		return err
+	})
+	prepare.Go(func() (err error) {
+		shared, err = g.workspace.get(pctx, g.createWorkspace)
+		return err
+	})
+	if err := prepare.Wait(); err != nil {
+		return -1, causeOf(ctx, err)
+	}
+	start, err := startRequest(c, img.config)
+	if err != nil {
+		return -1, err
+	}
+	hosts, err := extraHosts(c.Hosts)
+	if err != nil {
+		return -1, err
+	}
+	root := gwclient.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: img.rootfs}
+	ctr, err := g.newContainer(ctx, gwclient.NewContainerRequest{
+		Mounts:     append([]gwclient.Mount{root}, shared.mounts...),
+		Hostname:   hostname(c.Step, s.cfg.Run),
+		NetMode:    networkMode(c.Network),
+		ExtraHosts: hosts,
+	})
+	if err != nil {
+		return -1, err
+	}
+	defer g.release(ctx, ctr)
+	stderr := &output{stream: event.StreamStderr, log: log}
+	start.Stdout, start.Stderr = &output{stream: event.StreamStdout, log: log}, stderr
+	return g.execute(ctx, ctr, start, stderr)
+}
+
+func (g *gateway) newContainer(ctx context.Context, req gwclient.NewContainerRequest) (gwclient.Container, error) {
+	ctx, cancel := g.while(ctx)
+	defer cancel()
+	ctr, err := g.NewContainer(ctx, req)
+	if err != nil {
+		return nil, fmt.Errorf("container: %w", g.failure(ctx, err))
+	}
+	return ctr, nil
+}
+
+// execute starts the process in ctr and returns its exit code once it is gone, also when ctx ends.
+func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwclient.StartRequest, stderr *output) (int, error) {
+	// The daemon lets a process run on when the context that started it ends.
+	life, kill := g.while(context.WithoutCancel(ctx))
+	defer kill()
+	started := make(chan gwclient.ContainerProcess, 1)
+	exited := make(chan error, 1)
+	go func() {
+		p, err := ctr.Start(life, start)
+		if err == nil {
+			started <- p
+			err = p.Wait()
+		}
+		exited <- err
+	}()
+	select {
+	case err := <-exited:
+		return g.exitCode(ctx, err, stderr)
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(g.session.client.cfg.StopGrace)
+	defer grace.Stop()
+	select {
+	case p := <-started:
+		_ = p.Signal(life, syscall.SIGTERM) // what does not get it is killed below
+	default: // not started yet: there is nothing to end gracefully
+		grace.Reset(0)
+	}
+	select {
+	case <-exited:
+	case <-grace.C:
+		g.release(ctx, ctr)
+		kill()
+		<-exited
+	}
+	return -1, context.Cause(ctx)
+}
+
+// exitCode interprets how a process ended.
+func (g *gateway) exitCode(ctx context.Context, err error, stderr *output) (int, error) {
+	if err == nil {
+		return 0, nil
+	}
+	var exit *gatewaypb.ExitError
+	if errors.As(err, &exit) {
+		if reason := stderr.startFailure(); reason != "" {
+			return -1, &solve.StepError{ExitCode: notFoundCode, Message: g.session.redact.String(reason)}
+		}
+		return int(exit.ExitCode), nil
+	}
+	failure := g.failure(ctx, err)
+	if failure != err || isDiskFull(err) {
+		return -1, failure
+	}
+	return -1, stepError("%s", clip(tidy(g.session.redact.String(oneLine(err.Error()))), maxMessage))
+}
+
+// startRequest combines c with its image's configuration by the rules of docker run.
+func startRequest(c solve.Container, image ocispecs.ImageConfig) (gwclient.StartRequest, error) {
+	entrypoint, args := image.Entrypoint, image.Cmd
+	if c.EntryPoint != nil {
+		entrypoint, args = c.EntryPoint, nil
+	}
+	if len(c.Args) > 0 {
+		args = c.Args
+	}
+	start := gwclient.StartRequest{
+		Args: slices.Concat(entrypoint, args),
+		Env:  mergeEnv(image.Env, c.Env),
+		User: image.User,
+		Cwd:  image.WorkingDir,
+	}
+	if len(start.Args) == 0 || start.Args[0] == "" {
+		return start, stepError("image %s has no command of its own and the step gives none", c.Image)
+	}
+	if c.User != "" {
+		start.User = c.User
+	}
+	if c.Dir != "" {
+		start.Cwd = c.Dir
+	}
+	start.Cwd = path.Join("/", start.Cwd)
+	if c.Privileged {
+		start.SecurityMode = pb.SecurityMode_INSECURE
+	}
+	return start, nil
+}
+
+// mergeEnv returns base with over's variables set, each name once.
+func mergeEnv(base, over []string) []string {
+	out := make([]string, 0, len(base)+len(over))
+	at := map[string]int{}
+	for _, kv := range slices.Concat(base, over) {
+		k, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[k]; ok {
+			out[i] = kv
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, kv)
+	}
+	return out
+}
+
+func extraHosts(hosts map[string]string) ([]*pb.HostIP, error) {
+	out := make([]*pb.HostIP, 0, len(hosts))
+	for h, ip := range hosts {
+		if net.ParseIP(ip) == nil {
+			return nil, stepError("host %q: %q is not an IP address", h, ip)
+		}
+		out = append(out, &pb.HostIP{Host: h, IP: ip})
+	}
+	slices.SortFunc(out, func(a, b *pb.HostIP) int { return strings.Compare(a.Host, b.Host) })
+	return out, nil
+}
+
+func networkMode(n solve.Network) pb.NetMode {
+	if n == solve.NetworkNone {
+		return pb.NetMode_NONE
+	}
+	return pb.NetMode_UNSET
+}
+
+// hostname returns "<step>.<run>": by the second part a daemon knows which network to join.
+func hostname(step, run string) string {
+	run = label(run)
+	step = label(step)
+	step = strings.TrimRight(step[:min(len(step), max(1, maxHostname-1-len(run)))], "-")
+	return step + "." + run
+}
+
+// label returns s as a part of a host name.
+func label(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(s))
+	if s = strings.Trim(s, "-"); s == "" {
+		return "x"
+	}
+	return s
+}

@@ -1,0 +1,237 @@
+// Package bus is kiln's use of NATS JetStream: the embedded server, the streams, and the few ways in
+// which components publish and consume.
+//
+// Delivery is at least once and in order per subject. A message is settled only after its handler has
+// returned: nil acknowledges it, an error that wraps ErrPoison ends it with the reason, any other
+// error has it delivered again after a delay. A handler must therefore be idempotent. Publishing
+// returns after the message is stored, and on the embedded server, unless relaxed, synced to disk.
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kiln/internal/event"
+)
+
+// Names of the streams.
+const (
+	StreamEvents    = "EVENTS"
+	StreamDecisions = "DECISIONS"
+	StreamWork      = "WORK"
+	StreamReports   = "REPORTS"
+	StreamLogs      = "LOGS"
+)
+
+// ErrConflict is returned when a guarded publish finds that the subject has moved on.
+var ErrConflict = errors.New("subject has another last message")
+
+// ErrFull is returned when a stream refuses messages because it has reached its limit.
+var ErrFull = errors.New("stream is full")
+
+// ErrPoison marks a message that no redelivery can make useful.
+var ErrPoison = errors.New("message cannot be processed")
+
+// A Bus is a connection to JetStream with kiln's streams declared. It is safe for concurrent use.
+type Bus struct {
+	nc  *nats.Conn
+	js  jetstream.JetStream
+	log *slog.Logger
+}
+
+// Open declares the streams on the server behind nc and returns the bus. It is idempotent: an
+// existing stream keeps its messages. The caller owns nc.
+func Open(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*Bus, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096))
+	if err != nil {
+		return nil, err
+	}
+	b := &Bus{nc: nc, js: js, log: log}
+	for _, cfg := range streams() {
+		if err := b.declare(ctx, cfg); err != nil {
+			return nil, fmt.Errorf("stream %s: %w", cfg.Name, err)
+		}
+	}
+	return b, nil
+}
+
+// JetStream returns the underlying context, for what the bus does not cover.
+func (b *Bus) JetStream() jetstream.JetStream { return b.js }
+
+// Conn returns the underlying connection, for messages that need no storage.
+func (b *Bus) Conn() *nats.Conn { return b.nc }
+
+// Flush sends what is buffered; it returns when the server has taken it.
+func (b *Bus) Flush(ctx context.Context) error { return b.nc.FlushWithContext(ctx) }
+
+type streamConfig struct {
+	jetstream.StreamConfig
+	async bool // acknowledged before it is written: logs and assignments, which other state backs up
+}
+
+const day = 24 * time.Hour
+
+func streams() []streamConfig {
+	return []streamConfig{
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamEvents, Subjects: []string{event.SubjectEvents}, MaxAge: 30 * day,
+			MaxBytes: 4 << 30, Discard: jetstream.DiscardNew, AllowDirect: true,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamDecisions, Subjects: []string{event.SubjectDecisions}, MaxMsgsPerSubject: 64,
+			AllowDirect: true, AllowMsgTTL: true,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamWork, Subjects: []string{event.SubjectWork}, Retention: jetstream.WorkQueuePolicy,
+			MaxAge: time.Hour,
+		}, async: true},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamReports, Subjects: []string{event.SubjectReports}, MaxAge: 7 * day, AllowDirect: true,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamLogs, Subjects: []string{event.SubjectLogs}, MaxAge: 30 * day, MaxBytes: 16 << 30,
+			AllowDirect: true,
+		}, async: true},
+	}
+}
+
+// declare creates the stream or brings an existing one to cfg.
+func (b *Bus) declare(ctx context.Context, cfg streamConfig) error {
+	cfg.Storage = jetstream.FileStorage
+	_, err := b.js.Stream(ctx, cfg.Name)
+	if err == nil {
+		if cfg.async {
+			return nil // an update by this client would lose the persist mode, which it does not know
+		}
+		_, err = b.js.UpdateStream(ctx, cfg.StreamConfig)
+		return err
+	}
+	if !errors.Is(err, jetstream.ErrStreamNotFound) {
+		return err
+	}
+	if !cfg.async {
+		_, err = b.js.CreateStream(ctx, cfg.StreamConfig)
+		return err
+	}
+	return b.createAsync(ctx, cfg.StreamConfig)
+}
+
+// createAsync creates a stream whose messages are written in the background. The client library has
+// no field for the persist mode, so the request is made by hand.
+func (b *Bus) createAsync(ctx context.Context, cfg jetstream.StreamConfig) error {
+	raw, err := json.Marshal(cfg)
+	if err != nil {
+		return err
+	}
+	var body map[string]any
+	if err := json.Unmarshal(raw, &body); err != nil {
+		return err
+	}
+	body["persist_mode"] = "async"
+	if raw, err = json.Marshal(body); err != nil {
+		return err
+	}
+	m, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.CREATE."+cfg.Name, raw)
+	if err != nil {
+		return err
+	}
+	var answer struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return err
+	}
+	if answer.Error != nil {
+		return answer.Error
+	}
+	return nil
+}
+
+// Publish stores v as JSON and returns its stream sequence. A message with an ID that the stream has
+// seen within its window is not stored again.
+func (b *Bus) Publish(ctx context.Context, subject, id string, v any) (uint64, error) {
+	return b.publish(ctx, subject, v, jetstream.WithMsgID(id))
+}
+
+// Create stores v as the first message of subject, or returns ErrConflict if there is one. A ttl
+// above zero lets the message expire, in streams that allow it.
+func (b *Bus) Create(ctx context.Context, subject string, v any, ttl time.Duration) (uint64, error) {
+	opts := []jetstream.PublishOpt{jetstream.WithExpectLastSequencePerSubject(0)}
+	if ttl > 0 {
+		opts = append(opts, jetstream.WithMsgTTL(ttl))
+	}
+	return b.publish(ctx, subject, v, opts...)
+}
+
+func (b *Bus) publish(ctx context.Context, subject string, v any, opts ...jetstream.PublishOpt) (uint64, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	ack, err := b.js.Publish(ctx, subject, data, opts...)
+	if err != nil {
+		return 0, fmt.Errorf("publish %s: %w", subject, mapError(err))
+	}
+	return ack.Sequence, nil
+}
+
+// PublishAsync hands v to the connection and returns at once; the future tells when it is stored.
+func (b *Bus) PublishAsync(subject, id string, v any) (jetstream.PubAckFuture, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	opts := []jetstream.PublishOpt{jetstream.WithStallWait(30 * time.Second)}
+	if id != "" {
+		opts = append(opts, jetstream.WithMsgID(id))
+	}
+	return b.js.PublishAsync(subject, data, opts...)
+}
+
+// Last returns the last message of a subject decoded into v, or ErrNone.
+func (b *Bus) Last(ctx context.Context, stream, subject string, v any) error {
+	s, err := b.js.Stream(ctx, stream)
+	if err != nil {
+		return err
+	}
+	m, err := s.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return ErrNone
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(m.Data, v)
+}
+
+// ErrNone is returned by Last when the subject has no message.
+var ErrNone = errors.New("no message on the subject")
+
+// API error codes of JetStream that have a meaning here.
+const (
+	codeWrongLastSequence = 10071
+	codeWrongLastConstant = 10164
+	codeStoreFailed       = 10077
+	codeInsufficient      = 10047
+)
+
+func mapError(err error) error {
+	var api *jetstream.APIError
+	if !errors.As(err, &api) {
+		return err
+	}
+	switch api.ErrorCode {
+	case codeWrongLastSequence, codeWrongLastConstant:
+		return ErrConflict
+	case codeStoreFailed, codeInsufficient:
+		return fmt.Errorf("%w: %s", ErrFull, api.Description)
+	}
+	return err
+}

@@ -1,0 +1,157 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// redeliverAfter is how long a message whose handler failed waits.
+const redeliverAfter = 2 * time.Second
+
+// A Message is one delivery. Settle must be called once, with the handler's outcome.
+type Message struct {
+	msg jetstream.Msg
+	bus *Bus
+}
+
+// Subject returns the message's subject.
+func (m Message) Subject() string { return m.msg.Subject() }
+
+// Decode decodes the message's JSON into v; its error wraps ErrPoison.
+func (m Message) Decode(v any) error {
+	if err := json.Unmarshal(m.msg.Data(), v); err != nil {
+		return fmt.Errorf("%w: %s: %w", ErrPoison, m.msg.Subject(), err)
+	}
+	return nil
+}
+
+// Settle acknowledges the message if err is nil, ends it if err wraps ErrPoison, and otherwise has it
+// delivered again later.
+func (m Message) Settle(err error) {
+	var settle error
+	switch {
+	case err == nil:
+		settle = m.msg.Ack()
+	case errors.Is(err, ErrPoison):
+		m.bus.log.Error("message ended unprocessed", "subject", m.msg.Subject(), "err", err)
+		settle = m.msg.TermWithReason(err.Error())
+	default:
+		m.bus.log.Warn("message will be delivered again", "subject", m.msg.Subject(), "err", err)
+		settle = m.msg.NakWithDelay(redeliverAfter)
+	}
+	if settle != nil {
+		m.bus.log.Warn("message not settled, it will be delivered again", "subject", m.msg.Subject(), "err", settle)
+	}
+}
+
+// A Consumer names a durable reader of a stream.
+type Consumer struct {
+	Stream  string
+	Name    string
+	Filter  string
+	AckWait time.Duration // 0 means 30 s
+	Pending int           // deliveries unsettled at once; 0 means 256
+	Expire  time.Duration // the consumer goes after this long unused; 0 means never
+}
+
+// Consume delivers messages to handle until ctx is done, and returns nil then. Handle is called from
+// one goroutine, in order, and owns the message: it settles it, now or later.
+func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) error {
+	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
+		Durable: c.Name, FilterSubject: c.Filter, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: orDefault(c.AckWait, 30*time.Second), MaxAckPending: orDefault(c.Pending, 256),
+		MaxDeliver: -1, InactiveThreshold: c.Expire,
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("consumer %s of %s: %w", c.Name, c.Stream, err)
+	}
+	cc, err := cons.Consume(func(m jetstream.Msg) { handle(Message{msg: m, bus: b}) },
+		jetstream.PullMaxMessages(orDefault(c.Pending, 256)),
+		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
+			if ctx.Err() == nil && !transient(err) {
+				b.log.Warn("consumer reports", "consumer", c.Name, "err", err)
+			}
+		}))
+	if err != nil {
+		return fmt.Errorf("consumer %s of %s: %w", c.Name, c.Stream, err)
+	}
+	<-ctx.Done()
+	cc.Stop()
+	<-cc.Closed()
+	return nil
+}
+
+func orDefault[T comparable](v, d T) T {
+	var zero T
+	if v == zero {
+		return d
+	}
+	return v
+}
+
+// Tail delivers the messages of a subject filter in order, after the stream sequence after. With follow
+// it then waits for new ones, until ctx is done or handle returns false; without, it returns at the end.
+// It needs no settling and leaves no trace.
+func (b *Bus) Tail(ctx context.Context, stream, filter string, after uint64, follow bool, handle func(seq uint64, data []byte) bool) error {
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverAllPolicy,
+		InactiveThreshold: time.Minute}
+	if after > 0 {
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, after+1
+	}
+	cons, err := b.js.OrderedConsumer(ctx, stream, cfg)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", filter, err)
+	}
+	if info := cons.CachedInfo(); !follow && info != nil && info.NumPending == 0 {
+		return nil
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessages(256))
+	if err != nil {
+		return fmt.Errorf("read %s: %w", filter, err)
+	}
+	stop := context.AfterFunc(ctx, it.Stop)
+	defer func() { stop(); it.Stop() }()
+	for {
+		m, err := it.Next()
+		if ctx.Err() != nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", filter, err)
+		}
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		if !handle(meta.Sequence.Stream, m.Data()) || !follow && meta.NumPending == 0 {
+			return nil
+		}
+	}
+}
+
+// Subscribe delivers plain NATS messages, which are not stored, until the returned function is called.
+func (b *Bus) Subscribe(subject string, handle func(data []byte)) (unsubscribe func(), err error) {
+	s, err := b.nc.Subscribe(subject, func(m *nats.Msg) { handle(m.Data) })
+	if err != nil {
+		return nil, err
+	}
+	return func() { _ = s.Unsubscribe() }, nil
+}
+
+// Signal sends v as a plain NATS message: it is not stored and may be lost.
+func (b *Bus) Signal(subject string, v any) error {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return b.nc.Publish(subject, data)
+}

@@ -1,0 +1,76 @@
+package event
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+)
+
+// Subject roots. Every token after the root is an ID or a hash, never a user's text.
+const (
+	SubjectEvents    = "kiln.event.>"
+	SubjectDecisions = "kiln.decision.>"
+	SubjectWork      = "kiln.work.*"
+	SubjectReports   = "kiln.report.*"
+	SubjectLogs      = "kiln.log.*.*"
+)
+
+// QuickTask stands for the task UID on the subjects of runs that belong to no task.
+const QuickTask = "quick"
+
+// Hash makes a subject token of any text: 128 bits of its SHA-256, in hex.
+func Hash(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:16])
+}
+
+// RequestSubject is where a request with that idempotency key is published, create-only: the subject
+// itself is the guard against a second one.
+func RequestSubject(key string) string { return "kiln.event.run.requested." + Hash(key) }
+
+// RequestFilter matches every request.
+const RequestFilter = "kiln.event.run.requested.*"
+
+// CancelSubject is where the wish to cancel a run is published.
+func CancelSubject(runID string) string { return "kiln.event.run.cancel." + runID }
+
+// CancelFilter matches every wish to cancel.
+const CancelFilter = "kiln.event.run.cancel.*"
+
+// ImageSubject is where an image event of a repository is published.
+func ImageSubject(typ, repository string) string {
+	return "kiln.event." + typ + "." + Hash(repository)
+}
+
+// DecisionSubject is the track's subject. For a quick run the track is its request.
+func DecisionSubject(taskUID, track string) string {
+	return "kiln.decision." + taskUID + "." + Hash(track)
+}
+
+// DecidedSubject carries a plain NATS hint, after the decision of a request is stored: its run ID.
+func DecidedSubject(key string) string { return "kiln.decided." + Hash(key) }
+
+// WorkSubject is a worker's queue of assignments.
+func WorkSubject(instance string) string { return "kiln.work." + instance }
+
+// ControlSubject carries plain NATS messages to a worker.
+func ControlSubject(instance string) string { return "kiln.control." + instance }
+
+// ReportSubject carries the reports of a run.
+func ReportSubject(runID string) string { return "kiln.report." + runID }
+
+// LogSubject carries the log of one step, by its index; index -1 is the run itself.
+func LogSubject(runID string, step int) string {
+	if step < 0 {
+		return "kiln.log." + runID + ".run"
+	}
+	return "kiln.log." + runID + "." + strconv.Itoa(step)
+}
+
+// LogFilter matches the whole log of a run.
+func LogFilter(runID string) string { return "kiln.log." + runID + ".*" }
+
+// ReportID is the message ID of a report.
+func ReportID(r Report) string {
+	return r.Run + "." + strconv.Itoa(r.Attempt) + "." + strconv.Itoa(r.N)
+}

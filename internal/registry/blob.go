@@ -1,0 +1,256 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// leaseRenewal is how old a blob's lease must be before looking at the blob renews it. It is a small
+// part of the age at which collection may take unreferenced blobs, so that a client which found a
+// blob has time to push the manifest.
+const leaseRenewal = 6 * time.Hour
+
+// BlobReader opens a blob of a repository. The caller closes it.
+func (s *Store) BlobReader(ctx context.Context, repository, dgst string) (io.ReadSeekCloser, int64, error) {
+	var (
+		size int64
+		key  *string
+		data []byte
+	)
+	ok, err := s.row(ctx, `SELECT b.size, b.key, d.data FROM repository r
+		JOIN repo_blob l ON l.repo = r.id
+		JOIN blob b ON b.id = l.blob
+		LEFT JOIN blob_data d ON d.blob = b.id
+		WHERE r.name = ? AND b.digest = ? AND b.state < 2`, []any{repository, dgst}, &size, &key, &data)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !ok {
+		return nil, 0, blobUnknown(repository, dgst)
+	}
+	if key == nil {
+		return memoryBlob{bytes.NewReader(data)}, size, nil
+	}
+	f, err := os.Open(s.blobPath(*key))
+	if err != nil {
+		return nil, 0, fmt.Errorf("blob %s: %w", dgst, err)
+	}
+	return f, size, nil
+}
+
+type memoryBlob struct{ *bytes.Reader }
+
+func (memoryBlob) Close() error { return nil }
+
+func blobUnknown(repository, dgst string) error {
+	return fmt.Errorf("%w: %s in %s", ErrBlobUnknown, dgst, repository)
+}
+
+// statBlob returns the size of a blob of a repository and renews its lease.
+func (s *Store) statBlob(ctx context.Context, repository, dgst string) (int64, error) {
+	var size, touched, repo, blob int64
+	ok, err := s.row(ctx, `SELECT b.size, l.touched, l.repo, l.blob FROM repository r
+		JOIN repo_blob l ON l.repo = r.id
+		JOIN blob b ON b.id = l.blob
+		WHERE r.name = ? AND b.digest = ? AND b.state < 2`, []any{repository, dgst}, &size, &touched, &repo, &blob)
+	if err != nil {
+		return 0, err
+	}
+	if !ok {
+		return 0, blobUnknown(repository, dgst)
+	}
+	if time.Since(time.UnixMilli(touched)) < leaseRenewal {
+		return size, nil
+	}
+	err = s.write.do(ctx, func(t *tx) error { return t.touch(repo, blob) })
+	if errors.Is(err, ErrDiskFull) {
+		err = nil // reading goes on; whoever relies on the lease cannot write now either
+	}
+	return size, err
+}
+
+// PutBlob stores a blob in a repository, which it creates if need be. It returns the sha256 digest.
+func (s *Store) PutBlob(ctx context.Context, repository string, r io.Reader) (dgst string, size int64, err error) {
+	if err := checkName(repository); err != nil {
+		return "", 0, err
+	}
+	sp, err := s.newSpool()
+	if err != nil {
+		return "", 0, err
+	}
+	defer func() { err = errors.Join(err, sp.discard()) }()
+	if err := sp.readFrom(r, func() bool { return ctx.Err() == nil }); err != nil {
+		return "", 0, fmt.Errorf("put blob into %s: %w", repository, errors.Join(context.Cause(ctx), err))
+	}
+	d, err := sp.digest(digest.SHA256)
+	if err != nil {
+		return "", 0, err
+	}
+	if err := s.commitBlob(ctx, repository, sp, d); err != nil {
+		return "", 0, fmt.Errorf("put blob into %s: %w", repository, err)
+	}
+	return d.String(), sp.size, nil
+}
+
+// commitBlob links the content of sp, whose digest is d, into a repository. The caller discards sp
+// afterwards, however it ends.
+func (s *Store) commitBlob(ctx context.Context, repository string, sp *spool, d digest.Digest) error {
+	known, err := s.row(ctx, `SELECT 1 FROM blob WHERE digest = ? AND state = 0`, []any{d.String()}, new(int))
+	if err != nil {
+		return err
+	}
+	kept := false
+	if sp.file != nil && !known {
+		if err := sp.keep(); err != nil {
+			return errors.Join(err, s.removeBlob(sp.key))
+		}
+		kept = true
+	}
+	owned := false // by a row
+	err = s.write.do(ctx, func(t *tx) error {
+		owned = false
+		repo, err := t.createRepository(repository)
+		if err != nil {
+			return err
+		}
+		blob, err := t.blobID(d.String())
+		if err != nil {
+			return err
+		}
+		if blob == 0 {
+			if sp.file != nil && !kept {
+				return fmt.Errorf("blob %s was deleted meanwhile: push it again", d)
+			}
+			if blob, err = t.insertBlob(d, sp); err != nil {
+				return err
+			}
+			owned = true
+		}
+		return t.touch(repo, blob)
+	})
+	switch {
+	case !kept || err == nil && owned:
+		return err
+	case owned && !errors.Is(err, ErrDiskFull):
+		// The commit failed in the disk: only the next start can see whether a row owns the file.
+		return errors.Join(err, sp.abandon())
+	}
+	return errors.Join(err, s.removeBlob(sp.key))
+}
+
+func (s *Store) removeBlob(key string) error {
+	if err := os.Remove(s.blobPath(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// blobID returns the row of a live blob, 0 if there is none.
+func (t *tx) blobID(dgst string) (int64, error) {
+	var id int64
+	_, err := t.row(`SELECT id FROM blob WHERE digest = ? AND state = 0`, []any{dgst}, &id)
+	return id, err
+}
+
+func (t *tx) insertBlob(d digest.Digest, sp *spool) (int64, error) {
+	var key any
+	if sp.file != nil {
+		key = sp.key
+	}
+	id, err := t.insert(`INSERT INTO blob (digest, size, key, created) VALUES (?, ?, ?, ?)`, d.String(), sp.size, key, t.millis())
+	if err != nil || key != nil {
+		return id, err
+	}
+	data := sp.buf
+	if data == nil {
+		data = []byte{} // the empty blob, not null
+	}
+	return id, t.exec(`INSERT INTO blob_data (blob, data) VALUES (?, ?)`, id, data)
+}
+
+// touch links a blob into a repository, or renews the lease it has there.
+func (t *tx) touch(repo, blob int64) error {
+	return t.exec(`INSERT INTO repo_blob (repo, blob, touched) VALUES (?, ?, ?)
+		ON CONFLICT (repo, blob) DO UPDATE SET touched = excluded.touched`, repo, blob, t.millis())
+}
+
+// createRepository returns the row of a repository, which it creates if need be.
+func (t *tx) createRepository(name string) (int64, error) {
+	id, err := t.repository(name)
+	if err != nil || id != 0 {
+		return id, err
+	}
+	return t.insert(`INSERT INTO repository (name, created) VALUES (?, ?)`, name, t.millis())
+}
+
+// repository returns the row of a repository, 0 if there is none.
+func (t *tx) repository(name string) (int64, error) {
+	var id int64
+	_, err := t.row(`SELECT id FROM repository WHERE name = ?`, []any{name}, &id)
+	return id, err
+}
+
+// mountBlob links a blob of one repository into another and reports whether the first has it.
+func (s *Store) mountBlob(ctx context.Context, from, to, dgst string) (bool, error) {
+	found := false
+	err := s.write.do(ctx, func(t *tx) error {
+		var blob int64
+		var err error
+		found, err = t.row(`SELECT b.id FROM repository r
+			JOIN repo_blob l ON l.repo = r.id
+			JOIN blob b ON b.id = l.blob
+			WHERE r.name = ? AND b.digest = ? AND b.state = 0`, []any{from, dgst}, &blob)
+		if err != nil || !found {
+			return err
+		}
+		repo, err := t.createRepository(to)
+		if err != nil {
+			return err
+		}
+		return t.touch(repo, blob)
+	})
+	return found && err == nil, err
+}
+
+// blobRepositories names up to n repositories that have a blob.
+func (s *Store) blobRepositories(ctx context.Context, dgst string, n int) ([]string, error) {
+	rows, err := s.rows(ctx, `SELECT r.name FROM blob b
+		JOIN repo_blob l ON l.blob = b.id
+		JOIN repository r ON r.id = l.repo
+		WHERE b.digest = ? AND b.state = 0 LIMIT ?`, dgst, n)
+	if err != nil {
+		return nil, err
+	}
+	return collectStrings(rows)
+}
+
+// DeleteBlob unlinks a blob from a repository. A blob that one of the repository's manifests refers
+// to is refused: the manifest could not be pulled any more.
+func (s *Store) DeleteBlob(ctx context.Context, repository, dgst string) error {
+	return s.write.do(ctx, func(t *tx) error {
+		var repo, blob, used int64
+		ok, err := t.row(`SELECT r.id, b.id, EXISTS (SELECT 1 FROM manifest_blob e JOIN manifest m ON m.id = e.manifest
+				WHERE e.blob = b.id AND m.repo = r.id)
+			FROM repository r
+			JOIN repo_blob l ON l.repo = r.id
+			JOIN blob b ON b.id = l.blob
+			WHERE r.name = ? AND b.digest = ? AND b.state < 2`, []any{repository, dgst}, &repo, &blob, &used)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return blobUnknown(repository, dgst)
+		}
+		if used != 0 {
+			return fmt.Errorf("%w: %s by a manifest of %s: delete the manifest first", errBlobInUse, dgst, repository)
+		}
+		return t.exec(`DELETE FROM repo_blob WHERE repo = ? AND blob = ?`, repo, blob)
+	})
+}

@@ -1,0 +1,64 @@
+package registry
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+)
+
+// maxControl is the size of a control request.
+const maxControl = 1 << 20
+
+// fence is the body of a request that raises a run's fence.
+type fence struct {
+	Attempt int `json:"attempt"`
+}
+
+// publications is the answer to a publication.
+type publications struct {
+	Published []Published `json:"published"`
+}
+
+func (h *handler) raiseFence(w http.ResponseWriter, r *http.Request, rt route) error {
+	var f fence
+	if err := readJSON(w, r, &f); err != nil {
+		return err
+	}
+	if err := h.s.RaiseFence(r.Context(), rt.ref, f.Attempt); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *handler) finishRun(w http.ResponseWriter, r *http.Request, rt route) error {
+	if err := h.s.FinishRun(r.Context(), rt.ref); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (h *handler) publish(w http.ResponseWriter, r *http.Request, _ route) error {
+	var p Publication
+	if err := readJSON(w, r, &p); err != nil {
+		return err
+	}
+	out, err := h.s.Publish(r.Context(), p)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, "application/json", publications{out})
+	return nil
+}
+
+func readJSON(w http.ResponseWriter, r *http.Request, v any) error {
+	body, err := readBody(w, r, maxControl, ErrInvalid)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(body, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	return nil
+}

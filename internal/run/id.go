@@ -1,0 +1,52 @@
+package run
+
+import (
+	"io"
+	"time"
+)
+
+const idAlphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+// idEpoch is what the time prefix of an ID counts from; it keeps IDs short.
+var idEpoch = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// NewID mints a run ID: 12 characters of [a-z0-9], the first 7 the time in seconds (so IDs sort by
+// age), the last 5 random. It starts with a letter, so it is valid as an image tag and as a host name.
+// It fails only if random does.
+func NewID(now time.Time, random io.Reader) (string, error) {
+	var r [5]byte
+	for i := range r {
+		for {
+			var b [1]byte
+			if _, err := io.ReadFull(random, b[:]); err != nil {
+				return "", err
+			}
+			if b[0] < 252 { // 7*36: no modulo bias
+				r[i] = idAlphabet[b[0]%36]
+				break
+			}
+		}
+	}
+	var p [7]byte
+	p[0] = 'r'
+	s := uint64(max(0, now.Unix()-idEpoch.Unix()))
+	for i := 6; i > 0; i-- {
+		p[i] = idAlphabet[s%36]
+		s /= 36
+	}
+	return string(p[:]) + string(r[:]), nil
+}
+
+// ValidID reports whether s has the form of a run ID. Use it before a user's text becomes part of a
+// subject, a key or a path.
+func ValidID(s string) bool {
+	if len(s) != 12 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return true
+}

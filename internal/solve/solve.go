@@ -1,0 +1,146 @@
+// Package solve is the contract between a worker, which decides what a run's steps are, and the
+// engine that executes them. It declares interfaces and values only, so that both sides may import
+// it without knowing each other.
+package solve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/tonistiigi/fsutil"
+
+	"kiln/internal/event"
+	"kiln/internal/run"
+)
+
+// A Solver opens sessions on a BuildKit daemon.
+type Solver interface {
+	// Open returns a session for one attempt of a run. It does not block on the daemon: connecting
+	// and opening the gateway happen when a step first needs them. The caller closes the session.
+	Open(cfg SessionConfig) Session
+}
+
+// A Session executes the steps of one attempt on one daemon. Its methods may be called concurrently.
+//
+// A step that fails by itself returns a *StepError; any other error is the engine's (the daemon
+// went away, its disk is full) and makes the attempt, not the step, fail.
+type Session interface {
+	// Build executes a build step and stages the image by digest. It blocks until the image is
+	// staged or ctx ends. Everything the build says goes to log, in order.
+	Build(ctx context.Context, b Build, log LogFunc) (Built, error)
+	// Run executes a cmd step's container and blocks until its process has ended. It returns the
+	// process's exit code, whatever it is, with a nil error, and a *StepError when there was no
+	// process: no such image, no such program. When ctx ends the process gets SIGTERM, after a grace
+	// period SIGKILL, and Run returns why ctx ended once the process is gone.
+	Run(ctx context.Context, c Container, log LogFunc) (exitCode int, err error)
+	// Close ends the session, removes its containers and its workspace, and waits for both. It must
+	// be called with a context that outlives the run's.
+	Close(ctx context.Context) error
+}
+
+// A LogFunc takes log entries of one step. It never blocks for long, may be called from several
+// goroutines, and owns the entries it is given.
+type LogFunc func(...event.LogEntry)
+
+// SessionConfig says for whom a session is.
+type SessionConfig struct {
+	Run     string
+	Attempt int
+	// Source is the run's source tree, read only when something needs it. Nil means none.
+	Source fsutil.FS
+	// SourceKey identifies where the tree comes from, not its content: trees under one key are
+	// transferred as differences.
+	SourceKey string
+	// Registry is the host of the co-located registry; the session talks plain HTTP to it when
+	// Insecure is set.
+	Registry string
+	Insecure bool
+	// Credentials returns the user and password for a registry host, empty for anonymous.
+	Credentials func(host string) (user, password string)
+	// CacheScope separates the cache mounts of Dockerfiles (RUN --mount=type=cache): only builds of
+	// equal scope share them. Empty means the daemon's common scope.
+	CacheScope string
+	// Secrets are the values that a build may mount, by ID. The session never logs them.
+	Secrets map[string][]byte
+}
+
+// A Build is one build step, ready to solve.
+type Build struct {
+	Step       string
+	Dockerfile string // slash path inside the source or, with FromWorkspace, below /workspace; "" is Dockerfile in Context
+	// DockerfileInline replaces the file when not nil.
+	DockerfileInline []byte
+	Context          string // slash path of the context directory, relative to the source's root; "." is the root
+	// FromWorkspace says that a cmd step may have changed the workspace, so the context must be
+	// read from there and not from the source.
+	FromWorkspace bool
+	Target        string
+	Platforms     []string
+	BuildArgs     map[string]string
+	Labels        map[string]string
+	Annotations   map[string]string
+	NoCache       bool
+	Pull          bool
+	AddHosts      []string
+	// Images maps references as a Dockerfile writes them (normalised: docker.io/library/x:latest)
+	// to digests of images built earlier in the run: "host/repo@sha256:...".
+	Images map[string]string
+	// Staging is the repository, host included, that the image is pushed to by digest.
+	Staging string
+	// Epoch is SOURCE_DATE_EPOCH, zero for none; the layers' times are rewritten to it.
+	Epoch time.Time
+}
+
+// Built is what a build step produced.
+type Built struct {
+	Digest string     `json:"digest"` // of the manifest or index
+	Ref    string     `json:"ref"`    // Staging@Digest
+	Bases  []run.Base `json:"bases,omitempty"`
+}
+
+// A Container is one execution of a cmd step.
+type Container struct {
+	Step string
+	// Image is a reference to resolve and pull, or "host/repo@sha256:..." of a run-local image.
+	Image      string
+	Args       []string // replaces the image's CMD when not empty
+	EntryPoint []string // replaces the image's ENTRYPOINT (and drops its CMD) when not nil
+	Env        []string // over the image's
+	Dir        string   // working directory; "" means the image's
+	User       string   // "" means the image's
+	Network    Network
+	Hosts      map[string]string // extra names to addresses
+	Privileged bool
+}
+
+// Network is how a container is connected.
+type Network int
+
+// Networks of a container. None of them is the host's.
+const (
+	NetworkRun  Network = iota // the run's own bridge
+	NetworkNone                // loopback only
+)
+
+// A StepError is the user's result: the step was executed and failed.
+type StepError struct {
+	ExitCode int    // of the process; -1 when there was none
+	Message  string // one line for the user
+	Source   string // what it is about ("Dockerfile:3"), may be empty
+}
+
+func (e *StepError) Error() string {
+	if e.Source != "" {
+		return fmt.Sprintf("%s: %s", e.Source, e.Message)
+	}
+	return e.Message
+}
+
+// ErrUnavailable marks an engine error that another attempt may not meet: the daemon went away.
+var ErrUnavailable = errors.New("build daemon unavailable")
+
+// ErrNoSource is returned when a step needs the source of a run that has none.
+var ErrNoSource = fmt.Errorf("the run has no source: %w", fs.ErrNotExist)

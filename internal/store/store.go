@@ -1,0 +1,174 @@
+// Package store keeps the truth about runs, workers and leases in JetStream KV.
+//
+// Every write states the revision it replaces and fails with ErrConflict when another came first, so
+// two writers cannot overwrite each other unseen. Reads return the latest stored value. Runs are on
+// disk; leases and workers are in memory and expire by themselves, because they say only who is alive.
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kiln/internal/event"
+	"kiln/internal/run"
+)
+
+// ErrConflict is returned when a record has changed since it was read, or exists when it is created.
+var ErrConflict = errors.New("record was changed by somebody else")
+
+// ErrNotFound is returned when there is no such record.
+var ErrNotFound = errors.New("not found")
+
+// BucketRuns is the bucket that holds run records.
+const BucketRuns = "runs"
+
+// A Store is kiln's state. It is safe for concurrent use.
+type Store struct {
+	Runs    Bucket[run.Run]
+	Leases  Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
+	Workers Bucket[event.Worker] // by instance; a key expires LeaseTTL after its last write
+}
+
+// Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
+// without being refreshed.
+func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {
+	var s Store
+	err := errors.Join(
+		s.Runs.open(ctx, js, jetstream.KeyValueConfig{Bucket: BucketRuns}),
+		s.Leases.open(ctx, js, expiring("leases", leaseTTL)),
+		s.Workers.open(ctx, js, expiring("workers", leaseTTL)),
+	)
+	return &s, err
+}
+
+func expiring(name string, ttl time.Duration) jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: name, TTL: ttl, LimitMarkerTTL: ttl, Storage: jetstream.MemoryStorage}
+}
+
+// A Bucket holds records of one type by key. Keys are IDs or hashes, never a user's text.
+type Bucket[T any] struct {
+	kv   jetstream.KeyValue
+	name string
+}
+
+func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) error {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, cfg)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
+	}
+	b.kv, b.name = kv, cfg.Bucket
+	return nil
+}
+
+// Get returns the record and its revision, or ErrNotFound.
+func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
+	var v T
+	e, err := b.kv.Get(ctx, key)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return v, 0, fmt.Errorf("%s %q: %w", b.name, key, ErrNotFound)
+	}
+	if err != nil {
+		return v, 0, fmt.Errorf("%s %q: %w", b.name, key, err)
+	}
+	if err := json.Unmarshal(e.Value(), &v); err != nil {
+		return v, 0, fmt.Errorf("%s %q: stored record: %w", b.name, key, err)
+	}
+	return v, e.Revision(), nil
+}
+
+// Create stores a new record and returns its revision, or ErrConflict if the key exists.
+func (b *Bucket[T]) Create(ctx context.Context, key string, v T) (uint64, error) {
+	return b.write(key, v, func(data []byte) (uint64, error) { return b.kv.Create(ctx, key, data) })
+}
+
+// Update replaces the record of that revision and returns the new one, or ErrConflict.
+func (b *Bucket[T]) Update(ctx context.Context, key string, v T, revision uint64) (uint64, error) {
+	return b.write(key, v, func(data []byte) (uint64, error) { return b.kv.Update(ctx, key, data, revision) })
+}
+
+// Put stores the record whatever was there.
+func (b *Bucket[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
+	return b.write(key, v, func(data []byte) (uint64, error) { return b.kv.Put(ctx, key, data) })
+}
+
+func (b *Bucket[T]) write(key string, v T, store func([]byte) (uint64, error)) (uint64, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return 0, err
+	}
+	rev, err := store(data)
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		err = ErrConflict
+	}
+	if err != nil {
+		return 0, fmt.Errorf("%s %q: %w", b.name, key, err)
+	}
+	return rev, nil
+}
+
+// Delete removes a record; a missing one is no error.
+func (b *Bucket[T]) Delete(ctx context.Context, key string) error {
+	if err := b.kv.Purge(ctx, key); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return fmt.Errorf("%s %q: %w", b.name, key, err)
+	}
+	return nil
+}
+
+// An Entry is one state of a record.
+type Entry[T any] struct {
+	Key      string
+	Revision uint64
+	Value    T
+	Gone     bool // deleted or expired; Value is empty
+}
+
+// Watch delivers the record under key (or every record, for ">") as it is now and at each change,
+// until ctx is done or handle returns false. Once the present state has been delivered, handle gets
+// nil once.
+func (b *Bucket[T]) Watch(ctx context.Context, key string, handle func(*Entry[T]) bool, opts ...jetstream.WatchOpt) error {
+	w, err := b.kv.Watch(ctx, key, opts...)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("watch %s: %w", b.name, err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e, ok := <-w.Updates():
+			if !ok {
+				return nil
+			}
+			entry, err := decode[T](e)
+			if err != nil {
+				return fmt.Errorf("watch %s: %w", b.name, err)
+			}
+			if !handle(entry) {
+				return nil
+			}
+		}
+	}
+}
+
+func decode[T any](e jetstream.KeyValueEntry) (*Entry[T], error) {
+	if e == nil {
+		return nil, nil
+	}
+	out := &Entry[T]{Key: e.Key(), Revision: e.Revision()}
+	if e.Operation() != jetstream.KeyValuePut {
+		out.Gone = true
+		return out, nil
+	}
+	if err := json.Unmarshal(e.Value(), &out.Value); err != nil {
+		return nil, fmt.Errorf("%q: stored record: %w", e.Key(), err)
+	}
+	return out, nil
+}

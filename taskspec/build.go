@@ -1,0 +1,134 @@
+package taskspec
+
+import (
+	"slices"
+	"strings"
+)
+
+// finishBuild understands the build string of a step.
+func (p *parser) finishBuild(s *rawStep) {
+	at := s.at(s.build.node)
+	w, flags, contexts, err := parseCommand(&buildFlags, s.build.text, true)
+	if err != nil {
+		p.commandError(at, "build", &buildFlags, s.build.text, err)
+		return
+	}
+	p.warnWords(at, "build", s.build.text, w)
+	b := &Build{Args: w.list, Context: ".", Cache: strings.EqualFold(s.cache.text, "enabled")}
+	switch len(contexts) {
+	case 0:
+	case 1:
+		b.Context = contexts[0]
+	default:
+		p.errorf(at, "build", "docker build takes one context, this has %d: %s", len(contexts), p.quoteWords(contexts))
+	}
+	for _, f := range flags {
+		p.buildFlag(at, b, f)
+	}
+	b.resolveArgs(s.Env)
+	s.Build = b
+}
+
+// buildFlag applies one option to b.
+func (p *parser) buildFlag(at place, b *Build, f option) {
+	switch f.name {
+	case "tag":
+		if tag, ok := p.reference(at, "build", f.value); ok && !slices.Contains(b.Tags, tag) {
+			b.Tags = append(b.Tags, tag)
+		}
+	case "file":
+		b.Dockerfile = f.value
+	case "build-arg":
+		b.BuildArgs = append(b.BuildArgs, keyValue(f.value))
+	case "build-context":
+		kv := keyValue(f.value)
+		if kv.Bare || kv.Key == "" || kv.Value == "" {
+			p.errorf(at, "build", "--build-context is written NAME=PATH, not %q", p.clip(f.value))
+		}
+		b.Contexts = append(b.Contexts, kv)
+	case "target":
+		b.Target = f.value
+	case "platform":
+		b.Platforms = append(b.Platforms, strings.Split(f.value, ",")...)
+	case "label":
+		b.Labels = append(b.Labels, keyValue(f.value))
+	case "annotation":
+		b.Annotation = append(b.Annotation, keyValue(f.value))
+	case "no-cache":
+		b.NoCache = f.value == "true"
+	case "pull":
+		b.Pull = f.value == "true"
+	case "network":
+		b.Network = f.value
+	case "shm-size":
+		b.ShmSize = f.value
+	case "provenance":
+		b.Provenance = f.value
+	case "sbom":
+		b.SBOM = f.value
+	case "isolation", "rm", "progress", "quiet", "load": // nothing to be done differently
+	default:
+		if list := b.list(f.name); list != nil {
+			*list = append(*list, f.value)
+			return
+		}
+		p.warnf(at, "build", "--%s has no effect here", f.name)
+	}
+}
+
+// list returns the field of a repeatable option whose values are kept as written.
+func (b *Build) list(name string) *[]string {
+	switch name {
+	case "add-host":
+		return &b.AddHosts
+	case "secret":
+		return &b.Secrets
+	case "ssh":
+		return &b.SSH
+	case "cache-from":
+		return &b.CacheFrom
+	case "cache-to":
+		return &b.CacheTo
+	case "ulimit":
+		return &b.Ulimits
+	case "output":
+		return &b.Output
+	case "attest":
+		return &b.Attest
+	case "no-cache-filter":
+		return &b.NoCacheFilter
+	}
+	return nil
+}
+
+// resolveArgs gives build arguments without a value that of the step's environment, if it has one.
+func (b *Build) resolveArgs(env []string) {
+	for i, arg := range b.BuildArgs {
+		if !arg.Bare {
+			continue
+		}
+		for _, e := range env {
+			if v, ok := strings.CutPrefix(e, arg.Key+"="); ok {
+				b.BuildArgs[i] = KeyValue{Key: arg.Key, Value: v}
+			}
+		}
+	}
+}
+
+func keyValue(s string) KeyValue {
+	k, v, ok := strings.Cut(s, "=")
+	return KeyValue{Key: k, Value: v, Bare: !ok}
+}
+
+// warnWords warns of what a shell would have expanded.
+func (p *parser) warnWords(at place, property, s string, w words) {
+	if hidden := p.redact(s); hidden != s {
+		w, _ = splitWords(hidden)
+	}
+	for _, name := range w.unset {
+		p.warnf(at, property, "$%s is no alias and expands to nothing; put it in single quotes to keep it for a shell in the image", name)
+	}
+	if w.globs {
+		p.warnf(at, property, "the unquoted * stays as it is, because no shell runs on the worker")
+	}
+}

@@ -1,0 +1,105 @@
+package taskspec
+
+import (
+	"slices"
+	"strings"
+)
+
+// finishCmd understands the cmd string of a step.
+func (p *parser) finishCmd(s *rawStep) {
+	at := s.at(s.cmd.node)
+	text := p.expandImage(s.cmd.text)
+	w, flags, rest, err := parseCommand(&runFlags, text, false)
+	if err != nil {
+		p.commandError(at, "cmd", &runFlags, text, err)
+		return
+	}
+	p.warnWords(at, "cmd", text, w)
+	if len(rest) == 0 {
+		p.errorf(at, "cmd", "there is no image in %q", p.clip(s.cmd.text))
+		return
+	}
+	c := &Cmd{Image: rest[0], Pull: s.pull, PullRetries: max(s.pullRetries, 0), PullDelay: s.pullDelay}
+	if len(rest) > 1 {
+		c.Args = rest[1:]
+	}
+	p.checkReference(at, "cmd", c.Image)
+	if n := len(w.list) - len(rest); n > 0 {
+		c.Flags = w.list[:n:n]
+	}
+	if s.entryPoint.text != "" {
+		if e := p.oneWord(s.at(nil), "entryPoint", s.entryPoint.node); e != "" {
+			c.EntryPoint = []string{e}
+		}
+	}
+	for _, f := range flags {
+		p.runFlag(at, s, c, f)
+	}
+	s.Cmd = c
+}
+
+// expandImage replaces the text before the first blank if it is the name of an alias.
+func (p *parser) expandImage(cmd string) string {
+	cmd = strings.TrimSpace(cmd)
+	first, rest, more := strings.Cut(cmd, " ")
+	image, ok := p.aliases.image(first)
+	switch {
+	case !ok:
+		return cmd
+	case more:
+		return image + " " + rest
+	}
+	return image
+}
+
+// runFlag applies one docker run option, which overrides the step's property.
+func (p *parser) runFlag(at place, s *rawStep, c *Cmd, f option) {
+	switch f.name {
+	case "env":
+		p.setEnv(at, s, f.value)
+	case "entrypoint":
+		c.EntryPoint = []string{f.value}
+	case "workdir":
+		s.WorkingDirectory = p.workdir(at, f.value)
+		s.KeepImageWorkdir = false
+	case "user":
+		s.User = f.value
+	case "network", "net":
+		s.Network = f.value
+	case "publish":
+		s.Ports = append(s.Ports, f.value)
+	case "expose":
+		s.Expose = append(s.Expose, f.value)
+	case "cpus":
+		s.CPUs = f.value
+	case "isolation":
+		s.Isolation = f.value
+	case "privileged":
+		s.Privileged = f.value == "true"
+	case "detach":
+		s.Detach = f.value == "true"
+	case "interactive", "tty":
+		c.Interactively = c.Interactively || f.value == "true"
+	case "pull":
+		c.Pull = c.Pull || f.value == "always"
+	case "rm", "quiet", "sig-proxy", "init", "name", "log-driver", "log-opt", "hostname":
+	default:
+		p.warnf(at, "cmd", "docker run option --%s has no effect here", f.name)
+	}
+}
+
+// setEnv adds an entry that overrides the step's environment. One without a value keeps what is there.
+func (p *parser) setEnv(at place, s *rawStep, entry string) {
+	k, _, ok := strings.Cut(entry, "=")
+	i := slices.IndexFunc(s.Env, func(e string) bool { return strings.HasPrefix(e, k+"=") })
+	switch {
+	case k == "":
+		p.errorf(at, "cmd", "-e takes NAME=VALUE")
+	case !ok && i < 0:
+		p.errorf(at, "cmd", "-e %s has no value in the step's environment; write -e %s=VALUE", p.clip(k), p.clip(k))
+	case ok && i >= 0:
+		s.Env[i] = entry
+	case ok:
+		s.Env = append(s.Env, entry)
+	}
+}

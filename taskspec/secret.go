@@ -1,0 +1,106 @@
+package taskspec
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// declaredSecrets decodes only the secrets of a document.
+func (p *parser) declaredSecrets() (list []Secret, nodes []*yaml.Node) {
+	root := p.parseYAML()
+	if root == nil {
+		return nil, nil
+	}
+	for _, f := range p.fields(place{}, "", root) {
+		if f.name == "secrets" {
+			list, nodes = p.secretList(f.value)
+		}
+	}
+	return list, nodes
+}
+
+// secretList decodes and checks the secrets property. It returns the secrets and where each stands.
+func (p *parser) secretList(n *yaml.Node) (list []Secret, nodes []*yaml.Node) {
+	seen := map[string]bool{}
+	for _, item := range p.items(place{}, "secrets", n) {
+		s, ok := p.secret(item)
+		if !ok {
+			continue
+		}
+		if seen[s.ID] {
+			p.errorf(place{node: item}, "secrets", "secret id %q is used twice", s.ID)
+			continue
+		}
+		seen[s.ID] = true
+		list, nodes = append(list, s), append(nodes, item)
+	}
+	return list, nodes
+}
+
+var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$`)
+
+func (p *parser) secret(n *yaml.Node) (Secret, bool) {
+	var s Secret
+	before := len(p.errs) + p.dropped
+	for _, f := range p.fields(place{}, "secrets", n) {
+		switch f.name {
+		case "id":
+			s.ID = p.str(place{}, "secrets.id", f.value)
+		case "keyvault":
+			s.KeyVault = strings.ToLower(p.str(place{}, "secrets.keyvault", f.value))
+		case "clientID":
+			s.ClientID = p.str(place{}, "secrets.clientID", f.value)
+		default:
+			p.unknown(place{}, f, "secrets", []string{"id", "keyvault", "clientID"})
+		}
+	}
+	at := place{node: n}
+	switch {
+	case len(p.errs)+p.dropped > before:
+	case s.ID == "":
+		p.errorf(at, "secrets", "a secret needs an id")
+	case strings.ContainsAny(s.ID, " \t\r\n"):
+		p.errorf(at, "secrets", "secret id %q cannot contain spaces", s.ID)
+	case s.KeyVault == "":
+		p.errorf(at, "secrets", "secret %q has no keyvault; write keyvault: https://VAULT/secrets/NAME", s.ID)
+	case !isSecretURL(s.KeyVault):
+		p.errorf(at, "secrets", "secret %q: keyvault %q is not of the form https://VAULT/secrets/NAME or https://VAULT/secrets/NAME/VERSION", s.ID, s.KeyVault)
+	case s.ClientID != "" && !uuid.MatchString(s.ClientID):
+		p.errorf(at, "secrets", "secret %q: clientID %q is not a UUID", s.ID, s.ClientID)
+	default:
+		return s, true
+	}
+	return s, false
+}
+
+func isSecretURL(s string) bool {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "https" || u.Host == "" {
+		return false
+	}
+	parts := strings.Split(u.Path, "/")
+	return (len(parts) == 3 || len(parts) == 4) && parts[1] == "secrets" && parts[2] != ""
+}
+
+// resolveSecrets asks for the value of each secret that decl's document declares.
+func (p *parser) resolveSecrets(decl *parser) {
+	declared, nodes := decl.declaredSecrets()
+	p.secrets = make(map[string]string, len(declared))
+	for i, s := range declared {
+		at := place{node: nodes[i]}
+		if p.opt.Secrets == nil {
+			decl.errorf(at, "secrets", "secret %q cannot be resolved: no secret provider is configured", s.ID)
+			continue
+		}
+		v, err := p.opt.Secrets(s)
+		if err != nil {
+			decl.errorf(at, "secrets", "secret %q: %v", s.ID, err)
+			continue
+		}
+		p.secrets[s.ID] = v
+	}
+	p.errs = append(p.errs, decl.errs...)
+}

@@ -1,0 +1,295 @@
+package taskspec
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"gopkg.in/yaml.v3"
+)
+
+// A rawStep is a step as written.
+type rawStep struct {
+	Step                          // what can be decoded without looking at the rest of the task
+	node                          *yaml.Node
+	index                         int
+	build, cmd                    item
+	push, when, env               []item
+	workdir, network, cache       item
+	entryPoint                    item
+	mounts                        []mountNode
+	pull                          bool
+	pullRetries                   int
+	pullDelay                     time.Duration
+	keys                          []field // properties that not every kind of step has
+	badKind                       bool    // build, cmd or push is there, but not what it must be
+	idNode, retryNode, repeatNode *yaml.Node
+}
+
+// at returns the place of a part of the step.
+func (s *rawStep) at(n *yaml.Node) place {
+	if n == nil {
+		n = s.node
+	}
+	return place{s.ID, n}
+}
+
+var stepKeys = []string{
+	"id", "build", "cmd", "push", "when", "timeout", "startDelay", "retries", "retryDelay", "retryOnErrors", "repeat",
+	"ignoreErrors", "workingDirectory", "disableWorkingDirectoryOverride", "entryPoint", "env", "user", "network",
+	"isolation", "cpus", "expose", "ports", "privileged", "keep", "detach", "pull", "cmdDownloadRetries",
+	"cmdDownloadRetryDelay", "cache", "volumeMounts",
+}
+
+// without says which kinds of step a property has no effect on.
+var without = map[string]string{
+	"retries": "p", "retryDelay": "p", "retryOnErrors": "p", "repeat": "p", "workingDirectory": "p",
+	"disableWorkingDirectoryOverride": "p", "entryPoint": "bp", "env": "p", "user": "p", "network": "p",
+	"isolation": "p", "cpus": "p", "expose": "p", "ports": "p", "privileged": "p", "keep": "p", "detach": "p",
+	"pull": "bp", "cmdDownloadRetries": "bp", "cmdDownloadRetryDelay": "bp", "cache": "pc",
+}
+
+// steps decodes the list of steps.
+func (p *parser) steps(n *yaml.Node) []*rawStep {
+	nodes := p.items(place{}, "steps", n)
+	if len(nodes) > maxSteps {
+		p.errorf(place{node: nodes[maxSteps]}, "steps", "a task has at most %d steps, this one has %d", maxSteps, len(nodes))
+		return nil
+	}
+	steps := make([]*rawStep, 0, len(nodes))
+	for i, n := range nodes {
+		s := &rawStep{node: n, index: i}
+		s.ID = "acb_step_" + strconv.Itoa(i)
+		fields := p.fields(place{s.ID, n}, "", n)
+		for _, f := range fields {
+			if f.name == "id" {
+				p.stepID(s, f)
+			}
+		}
+		for _, f := range fields {
+			if f.name != "id" && !p.stepRun(s, f) && !p.stepContainer(s, f) {
+				p.unknownStepKey(s, f)
+			}
+		}
+		steps = append(steps, s)
+	}
+	return steps
+}
+
+func (p *parser) stepID(s *rawStep, f field) {
+	if id := p.str(s.at(nil), "id", f.value); id != "" {
+		s.ID, s.idNode = id, f.value
+	}
+}
+
+func (p *parser) unknownStepKey(s *rawStep, f field) {
+	switch f.name {
+	case "exitedWith", "exitedWithout", "secret":
+		p.warnf(s.at(f.key), f.name, "has no effect")
+	case "volumeMount":
+		p.warnf(s.at(f.key), f.name, "is ignored; the property is volumeMounts, a list")
+	case "downloadRetries", "downloadRetryDelay":
+		p.warnf(s.at(f.key), f.name, "is ignored; the property is cmdD%s", f.name[1:])
+	default:
+		p.unknown(s.at(nil), f, "", stepKeys)
+	}
+}
+
+// stepRun decodes what a step does and when; it reports whether it knows the property.
+func (p *parser) stepRun(s *rawStep, f field) bool {
+	at := s.at(nil)
+	before := len(p.errs) + p.dropped
+	switch f.name {
+	case "build":
+		s.build = item{p.str(at, f.name, f.value), f.value}
+	case "cmd":
+		s.cmd = item{p.str(at, f.name, f.value), f.value}
+	case "push":
+		s.push = p.itemList(at, f.name, f.value)
+	case "when":
+		s.when = p.itemList(at, f.name, f.value)
+	case "timeout":
+		s.Timeout = p.seconds(at, f.name, f.value)
+	case "startDelay":
+		s.StartDelay = p.seconds(at, f.name, f.value)
+	case "retries":
+		s.Retries, s.retryNode = p.integer(at, f.name, f.value), f.value
+	case "retryDelay":
+		s.RetryDelay = p.seconds(at, f.name, f.value)
+	case "retryOnErrors":
+		s.RetryOn = p.stringList(at, f.name, f.value)
+	case "repeat":
+		s.Repeat, s.repeatNode = p.integer(at, f.name, f.value), f.value
+	case "ignoreErrors":
+		s.IgnoreErrors = p.boolean(at, f.name, f.value)
+	default:
+		return false
+	}
+	if f.name == "build" || f.name == "cmd" || f.name == "push" {
+		s.badKind = s.badKind || len(p.errs)+p.dropped > before
+	}
+	s.keys = append(s.keys, f)
+	return true
+}
+
+// stepContainer decodes how a step's container is made; it reports whether it knows the property.
+func (p *parser) stepContainer(s *rawStep, f field) bool {
+	at := s.at(nil)
+	switch f.name {
+	case "workingDirectory":
+		s.workdir = item{p.str(at, f.name, f.value), f.value}
+	case "disableWorkingDirectoryOverride":
+		s.KeepImageWorkdir = p.boolean(at, f.name, f.value)
+	case "entryPoint":
+		s.entryPoint = item{p.str(at, f.name, f.value), f.value}
+	case "env":
+		s.env = p.itemList(at, f.name, f.value)
+	case "user":
+		s.User = p.oneWord(at, f.name, f.value)
+	case "network":
+		s.network = item{p.str(at, f.name, f.value), f.value}
+	case "isolation":
+		s.Isolation = p.str(at, f.name, f.value)
+	case "cpus":
+		s.CPUs = p.str(at, f.name, f.value)
+	case "expose":
+		s.Expose = p.stringList(at, f.name, f.value)
+	case "ports":
+		s.Ports = p.stringList(at, f.name, f.value)
+	case "privileged":
+		s.Privileged = p.boolean(at, f.name, f.value)
+	case "keep":
+		s.Keep = p.boolean(at, f.name, f.value)
+	case "detach":
+		s.Detach = p.boolean(at, f.name, f.value)
+	case "pull":
+		s.pull = p.boolean(at, f.name, f.value)
+	case "cmdDownloadRetries":
+		s.pullRetries = p.integer(at, f.name, f.value)
+	case "cmdDownloadRetryDelay":
+		s.pullDelay = p.seconds(at, f.name, f.value)
+	case "cache":
+		s.cache = item{p.str(at, f.name, f.value), f.value}
+	case "volumeMounts":
+		s.mounts = p.mountList(s, f.value)
+	default:
+		return false
+	}
+	s.keys = append(s.keys, f)
+	return true
+}
+
+// oneWord decodes a text that a shell would have to see as one word.
+func (p *parser) oneWord(at place, property string, n *yaml.Node) string {
+	s := p.str(at, property, n)
+	if s == "" {
+		return ""
+	}
+	w, err := splitWords(s)
+	switch {
+	case err != nil:
+		p.errorf(place{at.step, n}, property, "%s", brief(err))
+	case len(w.list) > 1:
+		p.errorf(place{at.step, n}, property, "%q has %d words; it takes one", p.clip(s), len(w.list))
+	case len(w.list) == 1:
+		return w.list[0]
+	}
+	return ""
+}
+
+// finishSteps checks the steps, fills in what they inherit and sets t.Steps.
+func (p *parser) finishSteps(t *Task, doc *document, taskEnv []envEntry) {
+	outer := p.outerEnv()
+	t.Steps = make([]*Step, 0, len(doc.steps))
+	for _, s := range doc.steps {
+		p.checkStep(s)
+		if s.Timeout <= 0 {
+			s.Timeout = t.StepTimeout
+		}
+		if s.RetryDelay <= 0 {
+			s.RetryDelay = defaultRetryDelay
+		}
+		s.WorkingDirectory = t.WorkingDirectory
+		if s.workdir.text != "" {
+			s.WorkingDirectory = p.workdir(s.at(s.workdir.node), s.workdir.text)
+		}
+		p.stepNetwork(t, s)
+		s.Env = p.mergeEnv(s, taskEnv, outer)
+		p.checkMounts(t, s)
+		switch s.Kind {
+		case KindBuild:
+			p.finishBuild(s)
+		case KindCmd:
+			p.finishCmd(s)
+		case KindPush:
+			p.finishPush(s)
+		}
+		p.warnWithout(s)
+		s.Line, _ = p.place(p.nodeOffset(s.node))
+		step := s.Step
+		t.Steps = append(t.Steps, &step)
+	}
+	p.connect(t, doc.steps)
+}
+
+var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+
+// checkStep checks a step by itself and sets its kind.
+func (p *parser) checkStep(s *rawStep) {
+	if s.Retries < 0 {
+		p.errorf(s.at(s.retryNode), "retries", "step must specify retries >= 0")
+	}
+	if s.Repeat < 0 {
+		p.errorf(s.at(s.repeatNode), "repeat", "step must specify repeat >= 0")
+	}
+	kinds := 0
+	if s.build.text != "" {
+		s.Kind = KindBuild
+		kinds++
+	}
+	if s.cmd.text != "" {
+		s.Kind = KindCmd
+		kinds++
+	}
+	if len(s.push) > 0 {
+		s.Kind = KindPush
+		kinds++
+	}
+	switch {
+	case kinds > 1:
+		p.errorf(s.at(nil), "", "step must only contain a single build, cmd, or push property")
+	case strings.ContainsFunc(s.ID, unicode.IsSpace):
+		p.errorf(s.at(s.idNode), "id", "step ID cannot contain spaces")
+	case s.ID == "acb_root":
+		p.errorf(s.at(s.idNode), "id", "%q is reserved", s.ID)
+	case s.Kind != KindPush && !containerName.MatchString(s.ID):
+		p.errorf(s.at(s.idNode), "id", "step ID %q has other characters than letters, digits, _ . and -", p.clip(s.ID))
+	case kinds == 0 && !s.badKind:
+		p.errorf(s.at(nil), "", "step is missing a cmd, build, or push property")
+	}
+	switch strings.ToLower(s.cache.text) {
+	case "", "disabled", "enabled":
+	default:
+		p.errorf(s.at(s.cache.node), "cache", "invalid value for cache property: %q; write enabled or disabled", p.clip(s.cache.text))
+	}
+}
+
+// warnWithout warns of properties that the step's kind ignores, and clears them.
+func (p *parser) warnWithout(s *rawStep) {
+	if s.Kind == "" {
+		return
+	}
+	for _, f := range s.keys {
+		if strings.Contains(without[f.name], string(s.Kind[0])) && !isNull(f.value) {
+			p.warnf(s.at(f.key), f.name, "has no effect on a %s step", s.Kind)
+		}
+	}
+	if s.Kind == KindPush {
+		s.Step = Step{
+			ID: s.ID, Kind: s.Kind, Push: s.Push, Timeout: s.Timeout, StartDelay: s.StartDelay, RetryDelay: s.RetryDelay,
+			IgnoreErrors: s.IgnoreErrors, WorkingDirectory: s.WorkingDirectory, Line: s.Line,
+		}
+	}
+}

@@ -1,0 +1,112 @@
+package taskspec
+
+import (
+	"slices"
+	"strings"
+	"text/template/parse"
+)
+
+// walk calls visit for n and every node below it.
+func walk(n parse.Node, visit func(parse.Node)) {
+	visit(n)
+	switch n := n.(type) {
+	case *parse.ListNode:
+		for _, c := range n.Nodes {
+			walk(c, visit)
+		}
+	case *parse.ActionNode:
+		walk(n.Pipe, visit)
+	case *parse.PipeNode:
+		for _, c := range n.Cmds {
+			walk(c, visit)
+		}
+	case *parse.CommandNode:
+		for _, c := range n.Args {
+			walk(c, visit)
+		}
+	case *parse.ChainNode:
+		walk(n.Node, visit)
+	case *parse.TemplateNode:
+		if n.Pipe != nil {
+			walk(n.Pipe, visit)
+		}
+	case *parse.IfNode:
+		walkBranch(&n.BranchNode, visit)
+	case *parse.RangeNode:
+		walkBranch(&n.BranchNode, visit)
+	case *parse.WithNode:
+		walkBranch(&n.BranchNode, visit)
+	}
+}
+
+func walkBranch(n *parse.BranchNode, visit func(parse.Node)) {
+	walk(n.Pipe, visit)
+	walk(n.List, visit)
+	if n.ElseList != nil {
+		walk(n.ElseList, visit)
+	}
+}
+
+// warnUndefined warns of values that the document prints and nobody defines. Only what is printed
+// unconditionally and without a default is looked at.
+func (p *parser) warnUndefined(tree *parse.Tree, data map[string]any) {
+	if tree == nil || tree.Root == nil {
+		return
+	}
+	for _, n := range tree.Root.Nodes {
+		action, ok := n.(*parse.ActionNode)
+		if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) == 0 || len(action.Pipe.Cmds[0].Args) != 1 {
+			continue
+		}
+		f, ok := action.Pipe.Cmds[0].Args[0].(*parse.FieldNode)
+		if !ok || len(f.Ident) != 2 || handlesEmpty(action.Pipe.Cmds[1:]) {
+			continue
+		}
+		if hint, ok := undefined(data[f.Ident[0]], f); ok {
+			p.warnAt(int(f.Pos), ".%s is not defined and renders as nothing%s", strings.Join(f.Ident, "."), hint)
+		}
+	}
+}
+
+func undefined(scope any, f *parse.FieldNode) (hint string, ok bool) {
+	name := f.Ident[1]
+	switch m := scope.(type) {
+	case map[string]any: // .Values
+		if _, ok := m[name]; ok {
+			return "", false
+		}
+		return didYouMean(name, keys(m)) + "; set it with --set " + name + "=...", true
+	case map[string]string:
+		if _, ok := m[name]; ok {
+			return "", false
+		}
+		return didYouMean(name, keys(m)), true
+	}
+	return "", false
+}
+
+// keys returns the keys of m, sorted.
+func keys[V any](m map[string]V) []string {
+	names := make([]string, 0, len(m))
+	for name := range m {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// handlesEmpty reports whether the rest of a pipeline gives an undefined value a meaning.
+func handlesEmpty(cmds []*parse.CommandNode) bool {
+	for _, c := range cmds {
+		if len(c.Args) == 0 {
+			continue
+		}
+		if f, ok := c.Args[0].(*parse.IdentifierNode); ok {
+			switch f.Ident {
+			case "default", "coalesce", "empty", "ternary", "fail":
+				return true
+			}
+		}
+	}
+	return false
+}

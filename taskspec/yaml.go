@@ -1,0 +1,286 @@
+package taskspec
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+)
+
+// The language is YAML 1.1 as its first implementation read it, so scalars are resolved here and not
+// by yaml.v3, which follows YAML 1.2 in part: yes and on are booleans and 010 is eight.
+
+// A place is where messages about a part of a step or of the task point.
+type place struct {
+	step string
+	node *yaml.Node
+}
+
+// errorf records an error about a property.
+func (p *parser) errorf(at place, property, format string, args ...any) {
+	p.report(p.message(at, property, format, args))
+}
+
+// warnf records a warning about a property.
+func (p *parser) warnf(at place, property, format string, args ...any) {
+	p.warn(p.message(at, property, format, args))
+}
+
+func (p *parser) message(at place, property, format string, args []any) *Error {
+	e := &Error{Step: at.step, Property: property, Message: fmt.Sprintf(format, args...)}
+	if at.node != nil {
+		e.Line, e.Col = p.place(p.nodeOffset(at.node))
+	}
+	return e
+}
+
+// nodeOffset returns the offset of a node in the rendered text.
+func (p *parser) nodeOffset(n *yaml.Node) int {
+	if p.docLines == nil {
+		p.docLines = indexYAMLLines(p.doc.s)
+	}
+	return p.docLines.offset(n.Line, n.Column)
+}
+
+// count charges one YAML node, so that a document which repeats itself through aliases stays bounded.
+func (p *parser) count(n *yaml.Node) bool {
+	p.nodes++
+	if p.nodes == maxNodes {
+		p.errorf(place{node: n}, "", "the document has more than %d YAML nodes, aliases included", maxNodes)
+	}
+	return p.nodes < maxNodes
+}
+
+// deref follows an alias to its anchor.
+func deref(n *yaml.Node) *yaml.Node {
+	for n.Kind == yaml.AliasNode && n.Alias != nil {
+		n = n.Alias
+	}
+	return n
+}
+
+// A field is one key of a mapping with its value, aliases followed.
+type field struct {
+	name       string
+	key, value *yaml.Node
+}
+
+// fields returns the fields of a mapping: merged ones first, so that a later assignment overrides an
+// earlier one. It reports anything else than a mapping; null is an empty one.
+func (p *parser) fields(at place, property string, n *yaml.Node) []field {
+	n = deref(n)
+	switch {
+	case n.Kind == yaml.MappingNode:
+		return p.appendFields(nil, at, n, 0)
+	case !isNull(n):
+		p.errorf(place{at.step, n}, property, "%s where a map of properties is needed", p.describe(n))
+	}
+	return nil
+}
+
+func (p *parser) appendFields(fs []field, at place, n *yaml.Node, depth int) []field {
+	if depth > 10 {
+		p.errorf(place{at.step, n}, "<<", "merges are nested more than 10 deep")
+		return fs
+	}
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		if isMerge(n.Content[i]) {
+			fs = p.merge(fs, at, n.Content[i+1], depth)
+		}
+	}
+	own := len(fs)
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key := deref(n.Content[i])
+		if isMerge(n.Content[i]) || !p.count(key) {
+			continue
+		}
+		if key.Kind != yaml.ScalarNode {
+			p.errorf(place{at.step, key}, "", "%s where a property name is needed", p.describe(key))
+			continue
+		}
+		for _, f := range fs[own:min(len(fs), own+64)] {
+			if f.name == key.Value {
+				p.warnf(place{at.step, key}, key.Value, "is written twice; the last one counts")
+			}
+		}
+		fs = append(fs, field{key.Value, key, deref(n.Content[i+1])})
+	}
+	return fs
+}
+
+func isMerge(key *yaml.Node) bool {
+	return key.Kind == yaml.ScalarNode && key.Value == "<<" && key.Style == 0
+}
+
+// merge adds the fields that a "<<" key brings in. Of several maps the first has precedence.
+func (p *parser) merge(fs []field, at place, n *yaml.Node, depth int) []field {
+	n = deref(n)
+	switch n.Kind {
+	case yaml.MappingNode:
+		return p.appendFields(fs, at, n, depth+1)
+	case yaml.SequenceNode:
+		for i := len(n.Content) - 1; i >= 0; i-- {
+			if m := deref(n.Content[i]); m.Kind == yaml.MappingNode && p.count(m) {
+				fs = p.appendFields(fs, at, m, depth+1)
+			}
+		}
+		return fs
+	}
+	p.errorf(place{at.step, n}, "<<", "%s where a map or a list of maps is needed", p.describe(n))
+	return fs
+}
+
+// items returns the elements of a list, aliases followed. It reports anything else; null is empty.
+func (p *parser) items(at place, property string, n *yaml.Node) []*yaml.Node {
+	if isNull(n) {
+		return nil
+	}
+	if n.Kind != yaml.SequenceNode {
+		hint := ""
+		if n.Kind == yaml.ScalarNode {
+			hint = fmt.Sprintf("; write %s: [%q]", property, p.clip(n.Value))
+		}
+		p.errorf(place{at.step, n}, property, "%s where a list is needed%s", p.describe(n), hint)
+		return nil
+	}
+	list := make([]*yaml.Node, 0, len(n.Content))
+	for _, item := range n.Content {
+		if !p.count(item) {
+			break
+		}
+		list = append(list, deref(item))
+	}
+	return list
+}
+
+// stringList decodes a list of strings.
+func (p *parser) stringList(at place, property string, n *yaml.Node) []string {
+	items := p.items(at, property, n)
+	if len(items) == 0 {
+		return nil
+	}
+	list := make([]string, 0, len(items))
+	for _, item := range items {
+		list = append(list, p.str(at, property, item))
+	}
+	return list
+}
+
+// str decodes a string: any scalar, as written.
+func (p *parser) str(at place, property string, n *yaml.Node) string {
+	if n.Kind != yaml.ScalarNode {
+		p.errorf(place{at.step, n}, property, "%s where a text is needed", p.describe(n))
+		return ""
+	}
+	if isNull(n) {
+		return ""
+	}
+	return n.Value
+}
+
+// boolean decodes a YAML 1.1 boolean.
+func (p *parser) boolean(at place, property string, n *yaml.Node) bool {
+	if isNull(n) {
+		return false
+	}
+	if plain(n) {
+		if v, ok := yamlBool(n.Value); ok {
+			return v
+		}
+	}
+	p.errorf(place{at.step, n}, property, "%s where true or false is needed", p.describe(n))
+	return false
+}
+
+// yamlBool resolves the booleans of YAML 1.1.
+func yamlBool(s string) (v, ok bool) {
+	switch s {
+	case "y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE":
+		return true, true
+	case "n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE":
+		return false, true
+	}
+	return false, false
+}
+
+// integer decodes a YAML 1.1 integer; a float loses its fraction.
+func (p *parser) integer(at place, property string, n *yaml.Node) int {
+	if isNull(n) {
+		return 0
+	}
+	if plain(n) {
+		if v, ok := yamlInt(n.Value); ok {
+			return v
+		}
+	}
+	p.errorf(place{at.step, n}, property, "%s where a whole number is needed", p.describe(n))
+	return 0
+}
+
+var yamlFloat = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
+
+// yamlInt resolves the integers of YAML 1.1: decimal, 0x, 0b, and octal with a leading 0.
+func yamlInt(s string) (int, bool) {
+	digits := strings.ReplaceAll(s, "_", "")
+	if v, err := strconv.ParseInt(digits, 0, 0); err == nil {
+		return int(v), true
+	}
+	if !yamlFloat.MatchString(digits) {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(digits, 64)
+	if err != nil || math.Abs(f) > 1<<53 {
+		return 0, false
+	}
+	return int(f), true
+}
+
+// plain reports whether n is a scalar without quotes, block style or explicit tag.
+func plain(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Style == 0 }
+
+// isNull reports whether n is absent, empty or a null.
+func isNull(n *yaml.Node) bool {
+	if n == nil || n.Kind == 0 {
+		return true
+	}
+	if !plain(n) {
+		return false
+	}
+	switch n.Value {
+	case "", "~", "null", "Null", "NULL":
+		return true
+	}
+	return false
+}
+
+// describe says what a node is, for a message that needed something else.
+func (p *parser) describe(n *yaml.Node) string {
+	switch n.Kind {
+	case yaml.MappingNode:
+		return "a map"
+	case yaml.SequenceNode:
+		return "a list"
+	}
+	if isNull(n) {
+		return "nothing"
+	}
+	if plain(n) {
+		return p.clip(n.Value)
+	}
+	return "the text " + strconv.Quote(p.clip(n.Value))
+}
+
+// clip hides secrets in a text and shortens it, for a message.
+func (p *parser) clip(s string) string { return clip(p.redact(s)) }
+
+// clip shortens a text for a message.
+func clip(s string) string {
+	const most = 60
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "..."
+}

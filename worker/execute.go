@@ -1,0 +1,197 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"kiln/internal/event"
+	"kiln/internal/registry"
+	"kiln/internal/run"
+	"kiln/internal/secret"
+	"kiln/internal/solve"
+	"kiln/taskspec"
+)
+
+// An attempt is one execution of a run's steps.
+type attempt struct {
+	w       *Worker
+	run     run.Run // as assigned
+	task    *taskspec.Task
+	session solve.Session
+	logs    *logs
+	reports *reporter
+	images  *images
+	token   string // for the co-located registry
+	secrets map[string]string
+	wrote   atomic.Bool // a cmd step was started
+}
+
+// outcome is how an attempt ended.
+type outcome struct {
+	state     run.State // final, or event.HandedBack; empty when the attempt was superseded
+	reason    string
+	blameless bool
+}
+
+// execute works through one attempt and reports its outcome.
+func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as event.Assignment) {
+	log := w.Log.With("run", as.Run.ID, "attempt", as.Run.Attempt)
+	stopLease := w.keepLease(ctx, as, cancel)
+	defer stopLease()
+	if as.Run.Spec.Timeout > 0 {
+		t := time.AfterFunc(as.Run.Spec.Timeout-elapsed(as.Run), func() { cancel(errTimeLimit) })
+		defer t.Stop()
+	}
+	a := &attempt{w: w, run: as.Run, reports: newReporter(w.Bus, as.Run)}
+	log.Info("attempt started")
+	out := a.outcome(ctx, a.work(ctx, as))
+	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)
+	a.finish(context.WithoutCancel(ctx), out)
+}
+
+// elapsed is the time a run has used up in earlier attempts.
+func elapsed(r run.Run) time.Duration {
+	if r.Started.IsZero() {
+		return 0
+	}
+	return time.Since(r.Started)
+}
+
+// work prepares and executes the steps. What it opens it closes.
+func (a *attempt) work(ctx context.Context, as event.Assignment) error {
+	if err := a.w.Identity.Open(as.Token, &a.token); err != nil {
+		return fmt.Errorf("registry token: %w", err)
+	}
+	if len(as.Secrets) > 0 {
+		if err := a.w.Identity.Open(as.Secrets, &a.secrets); err != nil {
+			return fmt.Errorf("secrets: %w", err)
+		}
+	}
+	a.logs = newLogs(a.w.Bus, as.Run, secretValues(a.secrets, a.token))
+	if a.run.Attempt > 1 {
+		a.logs.say("", "attempt %d, on worker %s", a.run.Attempt, a.w.Name)
+	}
+	src, err := a.source(ctx)
+	if err != nil {
+		return err
+	}
+	if a.task, err = a.plan(); err != nil {
+		return err
+	}
+	a.images = newImages(a.w, a.run)
+	a.reports.begin(a.steps())
+	a.session = a.w.Solver.Open(a.sessionConfig(src))
+	err = a.runGraph(ctx)
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if cerr := a.session.Close(cctx); cerr != nil {
+		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "err", cerr)
+	}
+	return err
+}
+
+// closeTimeout bounds the removal of an attempt's containers and workspace.
+const closeTimeout = 30 * time.Second
+
+func (a *attempt) source(ctx context.Context) (Source, error) {
+	if a.run.Spec.Context == "" {
+		return nil, nil
+	}
+	src, err := a.w.Open(ctx, a.run.Spec.Context)
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	return src, nil
+}
+
+// credentials returns the user and password for a registry, empty for anonymous.
+func (a *attempt) credentials(host string) (user, password string) {
+	if a.images.ours(host) {
+		return "kiln", a.token
+	}
+	return "", ""
+}
+
+func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
+	cfg := solve.SessionConfig{
+		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, Insecure: a.w.Insecure,
+		Credentials: a.credentials, Secrets: map[string][]byte{},
+	}
+	if src != nil {
+		cfg.Source, cfg.SourceKey = src, src.Key()
+	}
+	for k, v := range a.secrets {
+		cfg.Secrets[k] = []byte(v)
+	}
+	return cfg
+}
+
+// outcome classifies the error that work returned.
+func (a *attempt) outcome(ctx context.Context, err error) outcome {
+	cause := context.Cause(ctx)
+	var step *stepFailure
+	var invalid *planError
+	switch {
+	case err == nil:
+		return outcome{state: run.Succeeded}
+	case errors.Is(cause, errTimeLimit):
+		return outcome{state: run.Timeout, reason: fmt.Sprintf("the run took longer than %s; raise --timeout", a.run.Spec.Timeout)}
+	case errors.Is(cause, errCanceled):
+		return outcome{state: run.Canceled, reason: cause.Error()}
+	case errors.Is(cause, errShutdown):
+		return outcome{state: event.HandedBack, reason: cause.Error(), blameless: true}
+	case errors.Is(cause, errLeaseLost), errors.Is(err, registry.ErrFenced):
+		return outcome{reason: err.Error()} // another attempt has taken over: nobody listens to this one
+	case errors.Is(err, solve.ErrUnavailable):
+		return outcome{state: event.HandedBack, reason: a.clean(err)}
+	case errors.As(err, &step), errors.As(err, &invalid):
+		return outcome{state: run.Failed, reason: a.clean(err)}
+	}
+	return outcome{state: run.Error, reason: a.clean(err)}
+}
+
+// clean is the text of an error without secret values.
+func (a *attempt) clean(err error) string {
+	return secret.NewRedactor(secretValues(a.secrets, a.token)).String(err.Error())
+}
+
+func secretValues(m map[string]string, more string) []string {
+	values := []string{more}
+	for _, v := range m {
+		values = append(values, v)
+	}
+	return values
+}
+
+// finish reports the outcome once every log line is stored.
+func (a *attempt) finish(ctx context.Context, out outcome) {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	var end uint64
+	if a.logs != nil {
+		switch {
+		case out.state == event.HandedBack:
+			a.logs.say("", "attempt %d given up: %s", a.run.Attempt, out.reason)
+		case out.state != run.Succeeded && out.reason != "":
+			a.logs.say("", "%s", out.reason)
+		}
+		end = a.logs.close(ctx)
+	}
+	if out.state == "" {
+		return
+	}
+	err := a.reports.final(ctx, out, end)
+	if err != nil {
+		a.w.Log.Error("outcome not reported; the run will be attempted again when the lease expires",
+			"run", a.run.ID, "attempt", a.run.Attempt, "err", err)
+	}
+}
+
+func leaseKey(runID string, attempt int) string { return runID + "." + strconv.Itoa(attempt) }
+
+func decode(data []byte, v any) error { return json.Unmarshal(data, v) }

@@ -1,0 +1,126 @@
+package worker
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/distribution/reference"
+
+	"kiln/internal/run"
+)
+
+// StagingRoot is where in the co-located registry builds stage their images, by digest.
+const StagingRoot = "kiln/staging/"
+
+// images knows what the steps of a run have built, by the names they gave it. A name built in the run
+// wins over any registry's. It is safe for concurrent use.
+type images struct {
+	registry string   // canonical host
+	aliases  []string // its other names
+
+	mu    sync.Mutex
+	built map[string]builtImage // by canonical reference
+}
+
+// A builtImage is staged in the co-located registry.
+type builtImage struct {
+	staging string // repository, without the host
+	output  run.Output
+}
+
+// newImages starts with what earlier attempts of the run have built.
+func newImages(w *Worker, r run.Run) *images {
+	im := &images{registry: w.Registry, aliases: w.Aliases, built: map[string]builtImage{}}
+	for _, s := range r.Steps {
+		if s.Output != nil && s.State == run.StepSucceeded {
+			im.add(*s.Output)
+		}
+	}
+	return im
+}
+
+// ours reports whether host is the co-located registry under any of its names.
+func (im *images) ours(host string) bool {
+	return host == im.registry || slices.Contains(im.aliases, host)
+}
+
+// canonical returns a reference in full, with the co-located registry under its canonical name.
+func (im *images) canonical(name string) (reference.Named, error) {
+	ref, err := parseReference(name)
+	if err != nil {
+		return nil, err
+	}
+	if host := reference.Domain(ref); host == im.registry || !im.ours(host) {
+		return ref, nil
+	}
+	moved, err := reference.WithName(im.registry + "/" + reference.Path(ref))
+	if err != nil {
+		return nil, err
+	}
+	switch r := ref.(type) {
+	case reference.Digested:
+		return reference.WithDigest(moved, r.Digest())
+	case reference.Tagged:
+		return reference.WithTag(moved, r.Tag())
+	}
+	return moved, nil
+}
+
+// parseReference reads a reference as docker does: short names are Docker Hub's, no tag is latest.
+func parseReference(name string) (reference.Named, error) {
+	ref, err := reference.ParseNormalizedNamed(name)
+	if err != nil {
+		return nil, err
+	}
+	return reference.TagNameOnly(ref), nil
+}
+
+// add makes a build's output available under its tags.
+func (im *images) add(out run.Output) {
+	staged, err := reference.ParseNormalizedNamed(out.Ref)
+	if err != nil {
+		return // made by reference.WithDigest, so it parses
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for _, t := range out.Tags {
+		if ref, err := im.canonical(t); err == nil {
+			im.built[ref.String()] = builtImage{staging: reference.Path(staged), output: out}
+		}
+	}
+}
+
+// find returns the image built under a name in this run.
+func (im *images) find(name string) (builtImage, bool) {
+	ref, err := im.canonical(name)
+	if err != nil {
+		return builtImage{}, false
+	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	b, ok := im.built[ref.String()]
+	return b, ok
+}
+
+// contexts returns every name built so far with the reference of what is staged under it.
+func (im *images) contexts() map[string]string {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	m := make(map[string]string, len(im.built))
+	for name, b := range im.built {
+		m[name] = b.output.Ref
+	}
+	return maps.Clone(m)
+}
+
+// staging chooses the repository in which a build's image is staged: one beside the first repository
+// it is meant for, so that its layers are there already when nothing has changed.
+func (im *images) staging(tags []string) string {
+	for _, t := range tags {
+		if ref, err := im.canonical(t); err == nil && reference.Domain(ref) == im.registry {
+			return im.registry + "/" + StagingRoot + reference.Path(ref)
+		}
+	}
+	return im.registry + "/" + StagingRoot + "run-local"
+}

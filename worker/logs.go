@@ -1,0 +1,290 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/run"
+	"kiln/internal/secret"
+)
+
+const (
+	maxChunk   = 256 << 10 // bytes of output in one log message, about
+	maxStepLog = 256 << 20 // bytes of output kept of one step
+	maxQueued  = 8 << 20   // bytes of output waiting to be sent, beyond which a step is slowed down
+)
+
+// logs is the log of one attempt: it masks secrets, cuts the output into messages and sends them in
+// order. Output goes out at once; while a message is on its way, what follows is collected.
+type logs struct {
+	bus     *bus.Bus
+	run     string
+	attempt int
+	values  []string // to mask
+	index   map[string]int
+
+	mu     sync.Mutex
+	room   *sync.Cond // signalled when queued output was sent
+	steps  map[string]*stepLog
+	order  []string // steps with something to send
+	queued int
+	last   uint64
+	closed bool
+
+	wake chan struct{}
+	done chan struct{}
+}
+
+// A stepLog is the log of one step on its way.
+type stepLog struct {
+	entries  []event.LogEntry
+	masks    map[string]*secret.Redactor // by stream and vertex
+	kept     int                         // bytes so far
+	watchers []*watcher
+}
+
+// A watcher looks for words in a step's output, also where they are spread over two chunks.
+type watcher struct {
+	words [][]byte
+	tail  []byte
+	found bool
+}
+
+func newLogs(b *bus.Bus, r run.Run, values []string) *logs {
+	l := &logs{bus: b, run: r.ID, attempt: r.Attempt, values: values, steps: map[string]*stepLog{},
+		index: map[string]int{"": -1}, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	l.room = sync.NewCond(&l.mu)
+	go l.send()
+	return l
+}
+
+// say logs kiln's own words about a step, or about the run when step is empty.
+func (l *logs) say(step, format string, args ...any) {
+	l.add(step, []event.LogEntry{{Time: time.Now().UTC(), Stream: event.StreamKiln, Data: []byte(fmt.Sprintf(format, args...) + "\n")}})
+}
+
+// add queues entries of a step. It blocks while too much output waits to be sent.
+func (l *logs) add(step string, entries []event.LogEntry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.queued > maxQueued && !l.closed {
+		l.room.Wait()
+	}
+	if l.closed {
+		return
+	}
+	s := l.step(step)
+	for _, e := range entries {
+		l.queue(step, s, e)
+	}
+}
+
+func (l *logs) step(id string) *stepLog {
+	s := l.steps[id]
+	if s == nil {
+		s = &stepLog{masks: map[string]*secret.Redactor{}}
+		l.steps[id] = s
+		if _, ok := l.index[id]; !ok {
+			l.index[id] = len(l.index) - 1
+		}
+	}
+	return s
+}
+
+// queue masks an entry and appends it. The caller holds the lock.
+func (l *logs) queue(id string, s *stepLog, e event.LogEntry) {
+	switch {
+	case e.Vertex != nil:
+		v := *e.Vertex
+		r := secret.NewRedactor(l.values)
+		v.Name, v.Error = r.String(v.Name), r.String(v.Error)
+		e.Vertex = &v
+	case e.Data != nil:
+		key := fmt.Sprint(e.Stream, e.VertexID)
+		if s.masks[key] == nil {
+			s.masks[key] = secret.NewRedactor(l.values)
+		}
+		for _, w := range s.watchers {
+			w.see(e.Data)
+		}
+		e.Data = bytes.Clone(s.masks[key].Write(e.Data))
+		if e.Data = s.limit(e.Data); len(e.Data) == 0 {
+			return
+		}
+	}
+	l.append(id, s, e)
+}
+
+func (l *logs) append(id string, s *stepLog, e event.LogEntry) {
+	if len(s.entries) == 0 {
+		l.order = append(l.order, id)
+	}
+	s.entries = append(s.entries, e)
+	l.queued += len(e.Data)
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// limit cuts the output of a step that says too much, with a mark where.
+func (s *stepLog) limit(data []byte) []byte {
+	if s.kept >= maxStepLog {
+		return nil
+	}
+	s.kept += len(data)
+	if s.kept < maxStepLog {
+		return data
+	}
+	cut := data[:len(data)-(s.kept-maxStepLog)]
+	return append(cut, fmt.Sprintf("\n[kiln: the log of this step ends here, at %d MiB; the step goes on]\n", maxStepLog>>20)...)
+}
+
+// watch reports whether one of the words occurs in the step's output from now on; without words, that
+// is always so.
+func (l *logs) watch(step string, words []string) (found func() bool) {
+	if len(words) == 0 {
+		return func() bool { return true }
+	}
+	w := &watcher{}
+	for _, word := range words {
+		w.words = append(w.words, []byte(word))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.step(step)
+	s.watchers = []*watcher{w}
+	return func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return w.found
+	}
+}
+
+func (w *watcher) see(data []byte) {
+	longest := 0
+	text := append(w.tail, data...)
+	for _, word := range w.words {
+		w.found = w.found || bytes.Contains(text, word)
+		longest = max(longest, len(word))
+	}
+	w.tail = bytes.Clone(text[max(0, len(text)-longest):])
+}
+
+// flush sends what masking has held back of a step.
+func (l *logs) flush(step string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.steps[step]
+	if s == nil {
+		return
+	}
+	for key, r := range s.masks {
+		rest := r.Flush()
+		if len(rest) == 0 {
+			continue
+		}
+		var e event.LogEntry
+		if _, err := fmt.Sscan(key[:1], &e.Stream); err != nil {
+			continue
+		}
+		e.Time, e.VertexID, e.Data = time.Now().UTC(), key[1:], bytes.Clone(rest)
+		l.append(step, s, e)
+	}
+}
+
+// send publishes what is queued, in order, until the log is closed.
+func (l *logs) send() {
+	defer close(l.done)
+	var last jetstream.PubAckFuture
+	for {
+		id, chunk, more := l.next()
+		if chunk != nil {
+			f, err := l.bus.PublishAsync(event.LogSubject(l.run, l.index[id]), "", event.LogChunk{Attempt: l.attempt, Step: id, Entries: chunk})
+			if err == nil {
+				last = f
+			}
+			continue
+		}
+		if !more {
+			l.settle(last)
+			return
+		}
+		<-l.wake
+	}
+}
+
+// settle waits until the last message is stored and notes its sequence.
+func (l *logs) settle(last jetstream.PubAckFuture) {
+	if last == nil {
+		return
+	}
+	select {
+	case ack := <-last.Ok():
+		l.mu.Lock()
+		l.last = ack.Sequence
+		l.mu.Unlock()
+	case <-last.Err():
+	case <-time.After(closeTimeout / 2):
+	}
+}
+
+// next takes the entries for one message. More is false when nothing will come any more.
+func (l *logs) next() (id string, chunk []event.LogEntry, more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.order) == 0 {
+		return "", nil, !l.closed
+	}
+	id = l.order[0]
+	s, size, n := l.steps[id], 0, 0
+	for n < len(s.entries) && (n == 0 || size+len(s.entries[n].Data) <= maxChunk) && n < 1024 {
+		size += len(s.entries[n].Data)
+		n++
+	}
+	chunk, s.entries = s.entries[:n:n], s.entries[n:]
+	l.order = l.order[1:]
+	if len(s.entries) > 0 {
+		l.order = append(l.order, id)
+	} else {
+		s.entries = nil
+	}
+	l.queued -= size
+	l.room.Broadcast()
+	return id, chunk, true
+}
+
+// close sends what is left and returns the stream sequence of the last message.
+func (l *logs) close(ctx context.Context) uint64 {
+	l.mu.Lock()
+	ids := make([]string, 0, len(l.steps))
+	for id := range l.steps {
+		ids = append(ids, id)
+	}
+	l.mu.Unlock()
+	for _, id := range ids {
+		l.flush(id)
+	}
+	l.mu.Lock()
+	l.closed = true
+	l.room.Broadcast()
+	l.mu.Unlock()
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last
+}

@@ -1,0 +1,198 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"kiln/internal/run"
+	"kiln/taskspec"
+)
+
+// workspace is where a step finds the run's files.
+const workspace = "/workspace"
+
+// A planError says that the run's task cannot be executed as it is written.
+type planError struct{ err error }
+
+func (e *planError) Error() string { return e.err.Error() }
+func (e *planError) Unwrap() error { return e.err }
+
+// plan makes the task that the attempt executes.
+func (a *attempt) plan() (*taskspec.Task, error) {
+	t, err := Plan(a.run, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets, Images: a.w.Images})
+	if err != nil {
+		return nil, &planError{err}
+	}
+	return t, nil
+}
+
+// PlanOptions is what a plan depends on beside the run.
+type PlanOptions struct {
+	Registry string            // canonical host of the co-located registry
+	Secrets  map[string]string // values of --set-secret
+	Images   map[string]string // image aliases, nil for the default table
+}
+
+// Plan turns a run's specification into the task to execute, or says what is wrong with it:
+// taskspec.Errors when the task file is. It reads nothing but its arguments, so a server can refuse a
+// request with the same words before it is queued.
+func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, error) {
+	vars := runVars(r, opt.Registry)
+	switch {
+	case r.Spec.Build != nil:
+		return buildTask(r.Spec, vars)
+	case r.Spec.TaskFile != nil:
+		return fileTask(r.Spec, vars, opt)
+	}
+	return nil, errors.New("the run has neither a build nor a task file")
+}
+
+func runVars(r run.Run, registry string) taskspec.RunVars {
+	return taskspec.RunVars{ID: r.ID, Registry: registry, SharedVolume: "workspace-" + r.ID, OS: "linux",
+		Architecture: architecture(r.Spec.Platform), Date: r.Created, TriggeredBy: r.Cause.Kind, TaskName: r.Task}
+}
+
+// architecture is the second part of a platform such as linux/arm64/v8.
+func architecture(platform string) string {
+	if parts := strings.Split(platform, "/"); len(parts) > 1 {
+		return parts[1]
+	}
+	return "amd64"
+}
+
+// buildTask is the task of `kiln build`: one build, then one push unless nothing is to be pushed.
+func buildTask(spec run.Spec, vars taskspec.RunVars) (*taskspec.Task, error) {
+	b := spec.Build
+	timeout := spec.Timeout
+	if timeout <= 0 {
+		timeout = time.Hour
+	}
+	build := &taskspec.Build{Context: ".", Dockerfile: b.Dockerfile, Target: b.Target, NoCache: b.NoCache}
+	if spec.Platform != "" {
+		build.Platforms = []string{spec.Platform}
+	}
+	for _, arg := range b.BuildArgs {
+		k, v, ok := strings.Cut(arg, "=")
+		build.BuildArgs = append(build.BuildArgs, taskspec.KeyValue{Key: k, Value: v, Bare: !ok})
+	}
+	for _, image := range b.Images {
+		name, err := imageName(image, vars)
+		if err != nil {
+			return nil, err
+		}
+		build.Tags = append(build.Tags, name)
+	}
+	t := &taskspec.Task{Version: "v1.1.0", StepTimeout: timeout, WorkingDirectory: workspace, Steps: []*taskspec.Step{
+		{ID: "build", Kind: taskspec.KindBuild, Build: build, Timeout: timeout, WorkingDirectory: workspace}}}
+	if len(build.Tags) > 0 && !b.NoPush {
+		t.Steps = append(t.Steps, &taskspec.Step{ID: "push", Kind: taskspec.KindPush, Push: build.Tags,
+			After: []string{"build"}, Timeout: timeout, WorkingDirectory: workspace})
+	}
+	return t, nil
+}
+
+// imageName makes a full reference of what was given as -t: in the co-located registry unless it names
+// another, under the run's ID unless it names a tag.
+func imageName(image string, vars taskspec.RunVars) (string, error) {
+	if strings.Contains(image, "{{") {
+		rendered, err := taskspec.Render([]byte(image), taskspec.Options{File: "image name", Run: vars})
+		if err != nil {
+			return "", err
+		}
+		image = strings.TrimSpace(rendered)
+	}
+	if !namesRegistry(image) {
+		image = vars.Registry + "/" + image
+	}
+	if !strings.Contains(path.Base(image), ":") {
+		image += ":" + vars.ID
+	}
+	if _, err := parseReference(image); err != nil {
+		return "", fmt.Errorf("image name %q: %w", image, err)
+	}
+	return image, nil
+}
+
+// namesRegistry applies the docker rule: the first component is a host if it has a dot or a port or is
+// localhost.
+func namesRegistry(image string) bool {
+	host, _, ok := strings.Cut(image, "/")
+	return ok && (strings.ContainsAny(host, ".:") || host == "localhost")
+}
+
+func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.Task, error) {
+	f := spec.TaskFile
+	set := slices.Clone(f.Set)
+	for k, v := range opt.Secrets {
+		set = append(set, k+"="+v)
+	}
+	t, _, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
+		ValuesFile: f.ValuesName, Set: set, ImageAliases: opt.Images, Encoded: spec.Context == ""})
+	if err != nil {
+		return nil, err
+	}
+	return t, checkSupported(t, f.Name)
+}
+
+// checkSupported refuses what this worker cannot execute yet, by name, rather than ignoring it.
+func checkSupported(t *taskspec.Task, file string) error {
+	var errs taskspec.Errors
+	refuse := func(s *taskspec.Step, property, why string) {
+		errs = append(errs, &taskspec.Error{File: file, Line: s.Line, Col: 1, Step: s.ID, Property: property, Message: why})
+	}
+	for _, s := range t.Steps {
+		switch {
+		case s.Detach:
+			refuse(s, "detach", "services are not supported by this worker")
+		case s.Privileged:
+			refuse(s, "privileged", "privileged containers are not allowed on this worker")
+		case s.Network == "host":
+			refuse(s, "network", "the host's network is never given to a step; leave the property out for the run's own network")
+		case len(s.Mounts) > 0:
+			refuse(s, "volumeMounts", "volumes are not supported by this worker")
+		case s.Cmd != nil && len(s.Cmd.Flags) > 0:
+			refuse(s, "cmd", fmt.Sprintf("docker run flags are not supported by this worker: %s", strings.Join(s.Cmd.Flags, " ")))
+		case s.Build != nil && remoteContext(s.Build.Context):
+			refuse(s, "build", fmt.Sprintf("remote build context %q is not supported by this worker; use a directory of the source", s.Build.Context))
+		}
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return errs
+}
+
+func remoteContext(c string) bool {
+	for _, p := range []string{"http://", "https://", "git://", "git@", "oci://", "github.com/"} {
+		if strings.HasPrefix(c, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// steps is the plan as the run's record shows it; what an earlier attempt has finished stays so.
+func (a *attempt) steps() []run.Step {
+	steps := make([]run.Step, len(a.task.Steps))
+	for i, s := range a.task.Steps {
+		steps[i] = run.Step{ID: s.ID, Kind: string(s.Kind), State: run.StepPending}
+		if done, ok := a.finished(s); ok {
+			steps[i] = done
+		}
+	}
+	return steps
+}
+
+// finished returns the record of a build or push step that an earlier attempt has completed.
+func (a *attempt) finished(s *taskspec.Step) (run.Step, bool) {
+	for _, r := range a.run.Steps {
+		if r.ID == s.ID && r.State == run.StepSucceeded && s.Kind != taskspec.KindCmd && r.Kind == string(s.Kind) {
+			return r, s.Kind != taskspec.KindBuild || r.Output != nil
+		}
+	}
+	return run.Step{}, false
+}

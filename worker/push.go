@@ -1,0 +1,102 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/distribution/reference"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"kiln/internal/registry"
+	"kiln/internal/solve"
+)
+
+// publishPatience is how long a publication waits for a registry that restarts.
+const publishPatience = time.Minute
+
+// publishPatiently publishes, and tries again while the registry cannot be reached. A refusal is final.
+func (w *Worker) publishPatiently(ctx context.Context, p registry.Publication) ([]registry.Published, error) {
+	deadline := time.Now().Add(publishPatience)
+	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
+		done, err := w.Publisher.Publish(ctx, p)
+		switch {
+		case err == nil, ctx.Err() != nil, refused(err):
+			return done, err
+		case time.Now().After(deadline):
+			return nil, fmt.Errorf("publish: %w: %w", solve.ErrUnavailable, err)
+		}
+		w.Log.Warn("publication not accepted, trying again", "run", p.Run, "step", p.Step, "err", err)
+		if err := pause(ctx, delay); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// refusals are the registry's answers that repeating a publication cannot change.
+var refusals = []error{registry.ErrFenced, registry.ErrTagExists, registry.ErrTagProtected, registry.ErrManifestUnknown,
+	registry.ErrRepositoryUnknown, registry.ErrReferenceMissing, registry.ErrInvalid, registry.ErrDigestInvalid,
+	registry.ErrDenied, registry.ErrUnauthenticated}
+
+func refused(err error) bool {
+	return slices.ContainsFunc(refusals, func(r error) bool { return errors.Is(err, r) })
+}
+
+// A copyJob is one image on its way to another registry.
+type copyJob struct {
+	from string // host/repository@digest in the co-located registry
+	to   reference.Named
+}
+
+// copyOut copies an image to another registry: blobs and manifests by digest first, the tag last.
+func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
+	fail := func(err error) error {
+		return &stepFailure{step, fmt.Errorf("push %s: %w", j.to, err)}
+	}
+	var opts []name.Option
+	if a.w.Insecure {
+		opts = append(opts, name.Insecure)
+	}
+	from, err := name.NewDigest(j.from, opts...)
+	if err != nil {
+		return fail(err)
+	}
+	to, err := name.NewTag(j.to.String())
+	if err != nil {
+		return fail(err)
+	}
+	user, password := a.credentials(from.RegistryStr())
+	src, err := remote.Get(from, remote.WithContext(ctx), remote.WithAuth(&authn.Basic{Username: user, Password: password}))
+	if err != nil {
+		return fail(err)
+	}
+	if err := a.writeTo(ctx, to, src); err != nil {
+		return fail(err)
+	}
+	a.logs.say(step, "pushed %s@%s", j.to, src.Digest)
+	return nil
+}
+
+func (a *attempt) writeTo(ctx context.Context, to name.Tag, src *remote.Descriptor) error {
+	auth := authn.Anonymous
+	if user, password := a.credentials(to.RegistryStr()); user != "" {
+		auth = &authn.Basic{Username: user, Password: password}
+	}
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(auth)}
+	if src.MediaType.IsIndex() {
+		idx, err := src.ImageIndex()
+		if err != nil {
+			return err
+		}
+		return remote.WriteIndex(to, idx, opts...)
+	}
+	img, err := src.Image()
+	if err != nil {
+		return err
+	}
+	return remote.Write(to, img, opts...)
+}

@@ -1,0 +1,99 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/run"
+)
+
+// A reporter tells the scheduler about one attempt. News is collected until it is kicked off, so that
+// what happens at the same moment, the last step's end and the run's, is one message.
+type reporter struct {
+	bus *bus.Bus
+
+	mu      sync.Mutex
+	next    event.Report // what has not been sent
+	changed bool
+	n       int
+}
+
+func newReporter(b *bus.Bus, r run.Run) *reporter {
+	return &reporter{bus: b, next: event.Report{Run: r.ID, Attempt: r.Attempt}}
+}
+
+// begin reports that the attempt is under way, and its plan.
+func (r *reporter) begin(steps []run.Step) {
+	r.mu.Lock()
+	r.next.Begun, r.next.Steps, r.changed = true, steps, true
+	r.mu.Unlock()
+	r.kick()
+}
+
+// step notes the new state of a step.
+func (r *reporter) step(s run.Step) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.changed = true
+	for i := range r.next.Steps {
+		if r.next.Steps[i].ID == s.ID {
+			r.next.Steps[i] = s
+			return
+		}
+	}
+	r.next.Steps = append(r.next.Steps, s)
+}
+
+func (r *reporter) images(images []run.Image) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next.Images, r.changed = append(r.next.Images, images...), true
+}
+
+func (r *reporter) bases(bases []run.Base) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next.Bases, r.changed = append(r.next.Bases, bases...), true
+}
+
+// kick sends the news so far, without waiting.
+func (r *reporter) kick() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.changed {
+		return
+	}
+	rep := r.take()
+	if _, err := r.bus.PublishAsync(event.ReportSubject(rep.Run), event.ReportID(rep), rep); err != nil {
+		r.next, r.changed = rep, true
+	}
+}
+
+// take numbers what has not been sent and starts afresh. The caller holds the lock.
+func (r *reporter) take() event.Report {
+	rep := r.next
+	r.n++
+	rep.N, rep.Time = r.n, time.Now().UTC()
+	r.next, r.changed = event.Report{Run: rep.Run, Attempt: rep.Attempt}, false
+	return rep
+}
+
+// final reports the outcome and returns when every report is stored.
+func (r *reporter) final(ctx context.Context, out outcome, logEnd uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep := r.take()
+	rep.Final, rep.Reason, rep.Blameless, rep.LogEnd = out.state, out.reason, out.blameless, logEnd
+	for delay := 100 * time.Millisecond; ; delay *= 2 {
+		_, err := r.bus.Publish(ctx, event.ReportSubject(rep.Run), event.ReportID(rep), rep)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if err := pause(ctx, delay); err != nil {
+			return err
+		}
+	}
+}

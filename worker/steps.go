@@ -1,0 +1,195 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+
+	"github.com/distribution/reference"
+
+	"kiln/internal/event"
+	"kiln/internal/registry"
+	"kiln/internal/run"
+	"kiln/internal/solve"
+	"kiln/taskspec"
+)
+
+// once executes a step a single time. A *stepFailure is the step's own.
+func (a *attempt) once(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
+	var err error
+	switch s.Kind {
+	case taskspec.KindBuild:
+		err = a.build(ctx, s, rec)
+	case taskspec.KindCmd:
+		err = a.cmd(ctx, s, rec)
+	default:
+		err = a.push(ctx, s)
+	}
+	var failed *solve.StepError
+	if errors.As(err, &failed) {
+		if failed.ExitCode >= 0 {
+			rec.ExitCode = &failed.ExitCode
+		}
+		return &stepFailure{s.ID, err}
+	}
+	return err
+}
+
+func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
+	b, err := a.buildRequest(s)
+	if err != nil {
+		return &stepFailure{s.ID, err}
+	}
+	built, err := a.session.Build(ctx, b, a.logs.sink(s.ID))
+	if err != nil {
+		return err
+	}
+	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases}
+	a.images.add(*rec.Output)
+	for i := range built.Bases {
+		built.Bases[i].Step = s.ID
+	}
+	a.reports.bases(built.Bases)
+	return nil
+}
+
+// buildRequest translates a build step for the solver.
+func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
+	b := s.Build
+	dir, err := inWorkspace(s.WorkingDirectory)
+	if err != nil {
+		return solve.Build{}, err
+	}
+	req := solve.Build{
+		Step: s.ID, Context: path.Join(dir, b.Context), FromWorkspace: a.wroteWorkspace(),
+		Target: b.Target, Platforms: b.Platforms, NoCache: b.NoCache, Pull: b.Pull, AddHosts: b.AddHosts,
+		BuildArgs: pairs(b.BuildArgs), Labels: pairs(b.Labels), Annotations: pairs(b.Annotation),
+		Images: a.images.contexts(), Staging: a.images.staging(b.Tags),
+	}
+	if strings.HasPrefix(req.Context, "..") {
+		return req, fmt.Errorf("build context %q leaves the source", b.Context)
+	}
+	if b.Dockerfile != "" {
+		if req.Dockerfile = path.Join(dir, b.Dockerfile); strings.HasPrefix(req.Dockerfile, "..") {
+			return req, fmt.Errorf("dockerfile %q leaves the source", b.Dockerfile)
+		}
+	}
+	if a.run.Spec.Build != nil {
+		req.DockerfileInline = a.run.Spec.Build.DockerfileInline
+	}
+	return req, nil
+}
+
+// inWorkspace returns dir relative to the workspace's root.
+func inWorkspace(dir string) (string, error) {
+	rest, ok := strings.CutPrefix(path.Clean(dir), workspace)
+	if !ok || rest != "" && rest[0] != '/' {
+		return "", fmt.Errorf("working directory %s is outside %s, so a build finds no files there", dir, workspace)
+	}
+	return path.Join(".", rest), nil
+}
+
+func pairs(kvs []taskspec.KeyValue) map[string]string {
+	m := make(map[string]string, len(kvs))
+	for _, kv := range kvs {
+		m[kv.Key] = kv.Value
+	}
+	return m
+}
+
+func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
+	image := s.Cmd.Image
+	if built, ok := a.images.find(image); ok {
+		image = built.output.Ref
+	} else if ref, err := a.images.canonical(image); err != nil {
+		return &stepFailure{s.ID, fmt.Errorf("image %q: %w", image, err)}
+	} else {
+		image = ref.String()
+	}
+	c := solve.Container{Step: s.ID, Image: image, Args: s.Cmd.Args, EntryPoint: s.Cmd.EntryPoint,
+		Env: s.Env, Dir: s.WorkingDirectory, User: s.User}
+	if s.KeepImageWorkdir {
+		c.Dir = ""
+	}
+	if s.Network == "none" {
+		c.Network = solve.NetworkNone
+	}
+	a.wrote.Store(true)
+	code, err := a.session.Run(ctx, c, a.logs.sink(s.ID))
+	if err != nil {
+		return err
+	}
+	rec.ExitCode = &code
+	if code != 0 {
+		return &stepFailure{s.ID, fmt.Errorf("exit code %d", code)}
+	}
+	return nil
+}
+
+// wroteWorkspace reports whether a cmd step has been started, so that the workspace may differ from
+// the source.
+func (a *attempt) wroteWorkspace() bool { return a.wrote.Load() }
+
+// push publishes images of the run. Those for the co-located registry move in one transaction; those
+// for other registries are copied one by one.
+func (a *attempt) push(ctx context.Context, s *taskspec.Step) error {
+	pub := registry.Publication{Run: a.run.ID, Attempt: a.run.Attempt, Step: s.ID}
+	var foreign []copyJob
+	for _, name := range s.Push {
+		built, ok := a.images.find(name)
+		if !ok {
+			return &stepFailure{s.ID, fmt.Errorf("image %s was not built by an earlier step of this run", name)}
+		}
+		ref, err := a.images.canonical(name)
+		if err != nil {
+			return &stepFailure{s.ID, err}
+		}
+		tagged, ok := ref.(reference.Tagged)
+		if !ok {
+			return &stepFailure{s.ID, fmt.Errorf("image %s: only a tag can be pushed, not a digest", name)}
+		}
+		if reference.Domain(ref) != a.images.registry {
+			foreign = append(foreign, copyJob{from: built.output.Ref, to: ref})
+			continue
+		}
+		pub.Tags = append(pub.Tags, registry.Tag{Repository: reference.Path(ref), Tag: tagged.Tag(),
+			Digest: built.output.Digest, Source: built.staging, Unique: strings.Contains(tagged.Tag(), a.run.ID)})
+	}
+	if err := a.publish(ctx, s.ID, pub); err != nil {
+		return err
+	}
+	for _, j := range foreign {
+		if err := a.copyOut(ctx, s.ID, j); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *attempt) publish(ctx context.Context, step string, pub registry.Publication) error {
+	if len(pub.Tags) == 0 {
+		return nil
+	}
+	published, err := a.w.publishPatiently(ctx, pub)
+	if errors.Is(err, registry.ErrTagExists) || errors.Is(err, registry.ErrTagProtected) {
+		return &stepFailure{step, err}
+	}
+	if err != nil {
+		return err
+	}
+	var done []run.Image
+	for _, p := range published {
+		img := run.Image{Registry: a.images.registry, Repository: p.Repository, Tag: p.Tag, Digest: p.Digest, Step: step}
+		done = append(done, img)
+		a.logs.say(step, "pushed %s", img)
+	}
+	a.reports.images(done)
+	return nil
+}
+
+// sink is where the session sends what a step says.
+func (l *logs) sink(step string) solve.LogFunc {
+	return func(entries ...event.LogEntry) { l.add(step, entries) }
+}

@@ -1,0 +1,216 @@
+// Package worker executes runs.
+//
+// A Worker registers itself, takes the assignments that the scheduler sends it, never more than it has
+// slots for, and executes each: source, steps, publication. It holds a lease while an attempt is under
+// way and reports every change; it decides nothing about a run's record. An attempt is executed at
+// least once, its effects are fenced: the registry refuses what an attempt publishes after it was
+// given up. The end of the context stops the intake; work in hand gets the grace period and is then
+// handed back.
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tonistiigi/fsutil"
+	"golang.org/x/sync/errgroup"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/registry"
+	"kiln/internal/secret"
+	"kiln/internal/solve"
+	"kiln/internal/store"
+)
+
+// A Source is the tree of files that a run works on.
+type Source interface {
+	fsutil.FS
+	// Key says where the tree comes from; it stays the same from one commit or upload to the next.
+	Key() string
+}
+
+// A Publisher moves tags of the co-located registry, fenced by run and attempt.
+type Publisher interface {
+	Publish(ctx context.Context, p registry.Publication) ([]registry.Published, error)
+}
+
+// A Worker executes runs. Its fields are set before Run is called and not changed after.
+type Worker struct {
+	Bus       *bus.Bus
+	Store     *store.Store
+	Solver    solve.Solver
+	Publisher Publisher
+	// Open returns the source that a run's context names.
+	Open func(ctx context.Context, ref string) (Source, error)
+
+	Name     string // stays the same over restarts
+	Instance string // new at each start
+	Pool     string
+	Parallel int // runs at once
+	BuildKit string
+	Identity secret.Identity // opens what the scheduler seals to this worker
+
+	Registry string            // canonical host of the co-located registry
+	Aliases  []string          // its other names
+	Insecure bool              // it speaks plain HTTP
+	Images   map[string]string // image aliases of the task language, nil for the default table
+
+	LeaseTTL time.Duration
+	Grace    time.Duration // how long attempts in hand may take once the context is done
+	Log      *slog.Logger
+
+	mu       sync.Mutex
+	attempts map[string]context.CancelCauseFunc // by lease key
+}
+
+// Reasons for which an attempt is stopped.
+var (
+	errCanceled  = errors.New("canceled")
+	errShutdown  = errors.New("worker is shutting down")
+	errLeaseLost = errors.New("lease could not be kept")
+	errTimeLimit = errors.New("time limit of the run exceeded")
+)
+
+// Run executes runs until ctx is done, and returns when the attempts in hand have ended.
+func (w *Worker) Run(ctx context.Context) error {
+	w.attempts = map[string]context.CancelCauseFunc{}
+	// Attempts outlive ctx: its end stops the intake, not the work.
+	work, abort := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer abort(nil)
+	defer context.AfterFunc(ctx, func() {
+		time.AfterFunc(w.Grace, func() { abort(errShutdown) })
+	})()
+
+	unsubscribe, err := w.Bus.Subscribe(event.ControlSubject(w.Instance), w.control)
+	if err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	defer unsubscribe()
+	if err := w.register(ctx); err != nil {
+		return fmt.Errorf("worker: %w", err)
+	}
+	var runs sync.WaitGroup
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return w.heartbeat(gctx) })
+	g.Go(func() error {
+		return w.Bus.Consume(gctx, bus.Consumer{Stream: bus.StreamWork, Name: "worker-" + w.Instance,
+			Filter: event.WorkSubject(w.Instance), Expire: time.Hour}, func(m bus.Message) { w.take(work, m, &runs) })
+	})
+	err = g.Wait()
+	w.withdraw(context.WithoutCancel(ctx))
+	runs.Wait()
+	return err
+}
+
+// take starts the attempt that an assignment names. The assignment is settled at once: from here on the
+// lease says that somebody is at work.
+func (w *Worker) take(ctx context.Context, m bus.Message, runs *sync.WaitGroup) {
+	var as event.Assignment
+	if err := m.Decode(&as); err != nil {
+		m.Settle(err)
+		return
+	}
+	key := leaseKey(as.Run.ID, as.Run.Attempt)
+	actx, cancel := context.WithCancelCause(ctx)
+	w.mu.Lock()
+	_, again := w.attempts[key]
+	if !again {
+		w.attempts[key] = cancel
+	}
+	w.mu.Unlock()
+	m.Settle(nil)
+	if again {
+		cancel(nil)
+		return
+	}
+	runs.Go(func() {
+		defer func() {
+			cancel(nil)
+			w.mu.Lock()
+			delete(w.attempts, key)
+			w.mu.Unlock()
+		}()
+		w.execute(actx, cancel, as)
+	})
+}
+
+// control stops an attempt that the scheduler wants stopped.
+func (w *Worker) control(data []byte) {
+	var c event.Control
+	if err := decode(data, &c); err != nil {
+		w.Log.Warn("control message not understood", "err", err)
+		return
+	}
+	w.mu.Lock()
+	cancel := w.attempts[leaseKey(c.Run, c.Attempt)]
+	w.mu.Unlock()
+	if cancel != nil {
+		cancel(fmt.Errorf("%w: %s", errCanceled, c.Reason))
+	}
+}
+
+func (w *Worker) register(ctx context.Context) error {
+	_, err := w.Store.Workers.Put(ctx, w.Instance, event.Worker{Name: w.Name, Instance: w.Instance, Pool: w.Pool,
+		Parallel: w.Parallel, BuildKit: w.BuildKit, Recipient: w.Identity.Recipient()})
+	return err
+}
+
+// heartbeat keeps the worker registered.
+func (w *Worker) heartbeat(ctx context.Context) error {
+	t := time.NewTicker(w.LeaseTTL / 3)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+			if err := w.register(ctx); err != nil && ctx.Err() == nil {
+				w.Log.Warn("worker not registered, trying again", "err", err)
+			}
+		}
+	}
+}
+
+// withdraw takes the worker out of the scheduler's sight.
+func (w *Worker) withdraw(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := w.Store.Workers.Delete(ctx, w.Instance); err != nil {
+		w.Log.Warn("worker not withdrawn, its registration will expire", "err", err)
+	}
+}
+
+// keepLease refreshes an attempt's lease until the returned function is called. An attempt that cannot
+// keep its lease is aborted, because another one will be started.
+func (w *Worker) keepLease(ctx context.Context, as event.Assignment, abort context.CancelCauseFunc) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	key := leaseKey(as.Run.ID, as.Run.Attempt)
+	lease := event.Lease{Attempt: as.Run.Attempt, Worker: w.Name, Instance: w.Instance}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTicker(w.LeaseTTL / 3)
+		defer t.Stop()
+		kept := time.Now()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-t.C:
+			}
+			_, err := w.Store.Leases.Put(ctx, key, lease)
+			switch {
+			case err == nil:
+				kept = time.Now()
+			case ctx.Err() == nil && time.Since(kept) > w.LeaseTTL:
+				abort(errLeaseLost)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}

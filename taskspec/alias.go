@@ -2,7 +2,6 @@ package taskspec
 
 import (
 	"maps"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -116,23 +115,32 @@ func findVersion(s string) (version string, off int, ok bool) {
 	return "", 0, false
 }
 
-var (
-	aliasKey    = regexp.MustCompile(`(?m)^alias[ \t]*:`)
-	topLevelKey = regexp.MustCompile(`(?m)^[^\s#:-][^\s:]*[ \t]*:`)
-)
-
 // findAliasBlock returns the range of the lines of the alias block: from "alias:" in the first column
 // up to the next line that looks like a top-level key.
 func findAliasBlock(s string) (start, end int, ok bool) {
-	at := aliasKey.FindStringIndex(s)
-	if at == nil {
-		return 0, 0, false
+	for off := 0; off < len(s); off += lineLen(s[off:]) {
+		key, isKey := topLevelKey(s[off:])
+		switch {
+		case !isKey:
+		case ok:
+			return start, off, true
+		case key == "alias":
+			start, ok = off, true
+		}
 	}
-	body := at[0] + lineLen(s[at[0]:])
-	if next := topLevelKey.FindStringIndex(s[body:]); next != nil {
-		return at[0], body + next[0], true
+	return start, len(s), ok
+}
+
+// topLevelKey returns the key that stands in the first column of the line that s begins with.
+func topLevelKey(s string) (string, bool) {
+	if s == "" || strings.IndexByte(" \t\r\n#:-", s[0]) >= 0 {
+		return "", false
 	}
-	return at[0], len(s), true
+	end := strings.IndexAny(s, " \t\r\n:")
+	if end < 0 {
+		return "", false
+	}
+	return s[:end], strings.HasPrefix(strings.TrimLeft(s[end:], " \t"), ":")
 }
 
 // loadAliases renders and reads the alias block.

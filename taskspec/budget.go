@@ -10,7 +10,7 @@ import (
 
 const (
 	maxWork        = 32 << 20 // units of a template's work, about a byte handled each
-	iterationWork  = 256      // of one round of a range
+	iterationWork  = 512      // of one round of a range
 	invocationWork = 4096     // of one use of a defined template, which may be recursive
 )
 

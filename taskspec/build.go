@@ -14,6 +14,10 @@ func (p *parser) finishBuild(s *rawStep) {
 		return
 	}
 	p.warnWords(at, "build", s.build.text, w)
+	if p.nodes += len(w.list); p.nodes >= maxNodes {
+		p.errorf(at, "build", "the commands of the task have too many words; with its YAML nodes they are more than %d", maxNodes)
+		return
+	}
 	b := &Build{Args: w.list, Context: ".", Cache: strings.EqualFold(s.cache.text, "enabled")}
 	switch len(contexts) {
 	case 0:

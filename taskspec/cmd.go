@@ -15,6 +15,10 @@ func (p *parser) finishCmd(s *rawStep) {
 		return
 	}
 	p.warnWords(at, "cmd", text, w)
+	if p.nodes += len(w.list); p.nodes >= maxNodes {
+		p.errorf(at, "cmd", "the commands of the task have too many words; with its YAML nodes they are more than %d", maxNodes)
+		return
+	}
 	if len(rest) == 0 {
 		p.errorf(at, "cmd", "there is no image in %q", p.clip(s.cmd.text))
 		return

@@ -124,12 +124,19 @@ func withoutCost(args []reflect.Value) float64 {
 // regexCost estimates the work of a match: text times program, in which a counted repetition is unrolled.
 func regexCost(args []reflect.Value) float64 {
 	re := str(args, 0)
-	program := float64(len(re) + 1000*strings.Count(re, "{"))
-	text := float64(len(str(args, 1)))
 	if len(re) > 1024 {
 		return math.Inf(1)
 	}
-	return 16*program + program*text/16
+	program, n := float64(len(re)), 0
+	for i := range len(re) {
+		if isDigit(re[i]) {
+			n = min(10*n+int(re[i]-'0'), 1000)
+			continue
+		}
+		program += 16 * float64(n) // each character of a counted group is repeated
+		n = 0
+	}
+	return 128*program + 4*program*float64(len(str(args, 1)))
 }
 
 func regexReplaceCost(args []reflect.Value) float64 {
@@ -160,7 +167,7 @@ func (m *measure) add(v reflect.Value, depth int) {
 		m.deep = true
 		return
 	}
-	m.left -= 8
+	m.left -= 32
 	switch v.Kind() {
 	case reflect.Interface, reflect.Pointer:
 		m.add(v.Elem(), depth+1)

@@ -19,6 +19,10 @@ func (p *parser) envEntries(at place, items []item) []envEntry {
 	if len(items) == 0 {
 		return nil
 	}
+	if len(items) > maxEnv {
+		p.errorf(place{at.step, items[maxEnv].node}, "env", "a list has at most %d entries, this one has %d", maxEnv, len(items))
+		return nil
+	}
 	list := make([]envEntry, 0, len(items))
 	for _, it := range items {
 		if it.text == "" {

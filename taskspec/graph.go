@@ -17,8 +17,7 @@ func (p *parser) connect(t *Task, raw []*rawStep) {
 			byID[s.ID] = s
 			continue
 		}
-		line, _ := p.place(p.nodeOffset(first.node))
-		p.errorf(s.at(s.idNode), "id", "%q already exists as a vertex: the step in line %d has the same id", s.ID, line)
+		p.errorf(s.at(s.idNode), "id", "%q already exists as a vertex: the step in line %d has the same id", s.ID, p.line(first.node))
 	}
 	for i, s := range raw {
 		if len(s.when) > 0 {

@@ -14,10 +14,15 @@ import (
 const (
 	maxSource   = 1 << 20 // bytes of the task file, the values file and each alias file
 	maxRendered = 2 << 20 // bytes after alias replacement, and after templates
-	maxNodes    = 100_000 // YAML nodes, aliases counted as often as they are used
+	maxNodes    = 50_000  // YAML nodes, aliases counted as often as they are used, and words of commands
 	maxSteps    = 1000
-	maxDepth    = 64  // nesting of maps and lists in values
-	maxErrors   = 100 // reported; more are counted
+	maxEnv      = 500     // entries of one env list
+	maxWords    = 5000    // words of one command
+	maxAliases  = 50_000  // uses of aliases
+	maxActions  = 20_000  // template actions
+	maxCode     = 1 << 18 // bytes of all template actions
+	maxDepth    = 64      // nesting of maps and lists in values
+	maxErrors   = 100     // reported; more are counted
 )
 
 // Options is everything the language needs from outside the document. The zero value is usable.
@@ -139,12 +144,18 @@ func (p *parser) fail(format string, args ...any) {
 
 // failAt records an error at an offset of the current text.
 func (p *parser) failAt(off int, format string, args ...any) {
+	if p.full() {
+		return
+	}
 	line, col := p.place(off)
 	p.report(&Error{Line: line, Col: col, Message: fmt.Sprintf(format, args...)})
 }
 
 // warnAt records a warning at an offset of the current text.
 func (p *parser) warnAt(off int, format string, args ...any) {
+	if len(p.warns) >= maxErrors {
+		return
+	}
 	line, col := p.place(off)
 	p.warn(&Error{Line: line, Col: col, Message: fmt.Sprintf(format, args...)})
 }
@@ -157,12 +168,19 @@ func (p *parser) place(off int) (line, col int) {
 	return p.sourceLines.position(p.doc.origin(off))
 }
 
-func (p *parser) report(e *Error) {
-	if len(p.errs) >= maxErrors {
-		p.dropped++
-		return
+// full counts an error that there is no room for, before its message is made.
+func (p *parser) full() bool {
+	if len(p.errs) < maxErrors {
+		return false
 	}
-	p.errs = append(p.errs, p.finish(e))
+	p.dropped++
+	return true
+}
+
+func (p *parser) report(e *Error) {
+	if !p.full() {
+		p.errs = append(p.errs, p.finish(e))
+	}
 }
 
 func (p *parser) warn(e *Error) {

@@ -40,16 +40,18 @@ func (p *parser) finishPush(s *rawStep) {
 	seen := make(map[string]bool, len(s.push))
 	s.Push = make([]string, 0, len(s.push))
 	for _, it := range s.push {
-		ref, ok := p.reference(s.at(it.node), "push", it.text)
+		named, ok := p.checkReference(s.at(it.node), "push", it.text)
 		if !ok {
 			continue
 		}
-		named, err := reference.ParseNormalizedNamed(ref)
-		if err != nil || seen[named.String()] {
-			continue
+		ref, full := it.text, named.String()
+		if reference.IsNameOnly(named) {
+			ref, full = ref+":latest", full+":latest"
 		}
-		seen[named.String()] = true
-		s.Push = append(s.Push, ref)
+		if !seen[full] {
+			seen[full] = true
+			s.Push = append(s.Push, ref)
+		}
 	}
 }
 

@@ -23,8 +23,12 @@ func (p *parser) replaceAliases() {
 		}
 		r.w.copy(s[pos:pos+i], pos)
 		pos = r.inside(pos + i)
-		if r.w.b.Len() > maxRendered {
+		switch {
+		case r.w.b.Len() > maxRendered:
 			p.failAt(pos, "the document grows beyond %d bytes when its aliases are replaced", maxRendered)
+			return
+		case r.uses > maxAliases:
+			p.failAt(pos, "the document uses aliases more than %d times", maxAliases)
 			return
 		}
 	}
@@ -39,12 +43,16 @@ type replacer struct {
 	directive string
 	dlen      int
 	w         rewriter
+	uses      int
 }
 
 // inside handles a directive at start and the ones that follow it without a gap, and returns where
 // ordinary text goes on.
 func (r *replacer) inside(start int) int {
 	for {
+		if r.uses++; r.uses > maxAliases || r.w.b.Len() > maxRendered {
+			return start
+		}
 		end := start + r.dlen
 		for end < len(r.s) && (isAlpha(r.s[end]) || isDigit(r.s[end])) {
 			end++

@@ -88,6 +88,10 @@ func isSecretURL(s string) bool {
 // resolveSecrets asks for the value of each secret that decl's document declares.
 func (p *parser) resolveSecrets(decl *parser) {
 	declared, nodes := decl.declaredSecrets()
+	if decl.failed() {
+		p.errs = append(p.errs, decl.errs...)
+		return
+	}
 	p.secrets = make(map[string]string, len(declared))
 	for i, s := range declared {
 		at := place{node: nodes[i]}

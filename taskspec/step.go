@@ -1,7 +1,6 @@
 package taskspec
 
 import (
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -227,14 +226,22 @@ func (p *parser) finishSteps(t *Task, doc *document, taskEnv []envEntry) {
 			p.finishPush(s)
 		}
 		p.warnWithout(s)
-		s.Line, _ = p.place(p.nodeOffset(s.node))
+		s.Line = p.line(s.node)
 		step := s.Step
 		t.Steps = append(t.Steps, &step)
 	}
 	p.connect(t, doc.steps)
 }
 
-var containerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+// isContainerName reports whether s can name a container.
+func isContainerName(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; !isAlpha(c) && !isDigit(c) && (i == 0 || strings.IndexByte("_.-", c) < 0) {
+			return false
+		}
+	}
+	return s != ""
+}
 
 // checkStep checks a step by itself and sets its kind.
 func (p *parser) checkStep(s *rawStep) {
@@ -264,7 +271,7 @@ func (p *parser) checkStep(s *rawStep) {
 		p.errorf(s.at(s.idNode), "id", "step ID cannot contain spaces")
 	case s.ID == "acb_root":
 		p.errorf(s.at(s.idNode), "id", "%q is reserved", s.ID)
-	case s.Kind != KindPush && !containerName.MatchString(s.ID):
+	case s.Kind != KindPush && !isContainerName(s.ID):
 		p.errorf(s.at(s.idNode), "id", "step ID %q has other characters than letters, digits, _ . and -", p.clip(s.ID))
 	case kinds == 0 && !s.badKind:
 		p.errorf(s.at(nil), "", "step is missing a cmd, build, or push property")

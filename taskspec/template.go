@@ -38,6 +38,9 @@ func (p *parser) executeTemplate() {
 	if !strings.Contains(p.doc.s, "{{") {
 		return
 	}
+	if !p.checkCode() {
+		return
+	}
 	trees, err := parse.Parse(templateName, p.doc.s, "", "", templateFuncs(), builtinFuncs)
 	if err != nil {
 		p.templateError(err)
@@ -63,6 +66,32 @@ func (p *parser) executeTemplate() {
 		rendered = dropNoValue(rendered)
 	}
 	p.doc = rendered
+}
+
+// checkCode reports whether the document's actions are few and short enough to be parsed.
+func (p *parser) checkCode() bool {
+	actions, code := 0, 0
+	for off := 0; ; {
+		i := strings.Index(p.doc.s[off:], "{{")
+		if i < 0 {
+			return true
+		}
+		off += i
+		n := strings.Index(p.doc.s[off:], "}}")
+		if n < 0 {
+			n = len(p.doc.s) - off
+		}
+		actions, code = actions+1, code+n
+		switch {
+		case actions > maxActions:
+			p.failAt(off, "the document has more than %d template actions", maxActions)
+			return false
+		case code > maxCode:
+			p.failAt(off, "the document has more than %d bytes of template actions", maxCode)
+			return false
+		}
+		off += n
+	}
 }
 
 // noValue is what text/template prints for a missing value.

@@ -80,7 +80,8 @@ func (w *rewriter) text(prev *text) *text {
 // A lineIndex finds offsets by line and lines by offset.
 type lineIndex struct {
 	s      string
-	starts []int // offset of each line
+	starts []int                        // offset of each line
+	last   struct{ line, col, off int } // what offset found last; columns of one line are asked for in order
 }
 
 // indexLines splits s at \n and \r\n, the way an editor counts.
@@ -124,18 +125,25 @@ func (x *lineIndex) offset(line, col int) int {
 	if line > len(x.starts) {
 		return len(x.s)
 	}
-	off := x.starts[line-1]
-	for ; col > 1 && off < len(x.s) && x.s[off] != '\n'; col-- {
-		_, n := utf8.DecodeRuneInString(x.s[off:])
-		off += n
+	at := x.last
+	if at.line != line || at.col > col {
+		at.line, at.col, at.off = line, 1, x.starts[line-1]
 	}
-	return off
+	for ; at.col < col && at.off < len(x.s) && x.s[at.off] != '\n'; at.col++ {
+		_, n := utf8.DecodeRuneInString(x.s[at.off:])
+		at.off += n
+	}
+	x.last = at
+	return at.off
 }
+
+// line returns the 1-based line of an offset.
+func (x *lineIndex) line(off int) int { return sort.SearchInts(x.starts, off+1) }
 
 // position returns the 1-based line and column of an offset.
 func (x *lineIndex) position(off int) (line, col int) {
 	off = max(0, min(off, len(x.s)))
-	line = sort.SearchInts(x.starts, off+1)
+	line = x.line(off)
 	start := x.starts[line-1]
 	return line, 1 + utf8.RuneCountInString(strings.TrimPrefix(x.s[start:off], "\ufeff"))
 }

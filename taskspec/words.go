@@ -66,10 +66,13 @@ type splitter struct {
 }
 
 func (p *splitter) split() error {
-	p.out.list = make([]string, 0, 1+strings.Count(p.s, " "))
+	p.out.list = make([]string, 0, min(1+strings.Count(p.s, " "), maxWords))
 	for p.pos < len(p.s) {
 		if err := p.next(); err != nil {
 			return err
+		}
+		if len(p.out.list) > maxWords {
+			return fmt.Errorf("a command has at most %d words", maxWords)
 		}
 	}
 	p.endWord()

@@ -21,12 +21,16 @@ type place struct {
 
 // errorf records an error about a property.
 func (p *parser) errorf(at place, property, format string, args ...any) {
-	p.report(p.message(at, property, format, args))
+	if !p.full() {
+		p.report(p.message(at, property, format, args))
+	}
 }
 
 // warnf records a warning about a property.
 func (p *parser) warnf(at place, property, format string, args ...any) {
-	p.warn(p.message(at, property, format, args))
+	if len(p.warns) < maxErrors {
+		p.warn(p.message(at, property, format, args))
+	}
 }
 
 func (p *parser) message(at place, property, format string, args []any) *Error {
@@ -43,6 +47,15 @@ func (p *parser) nodeOffset(n *yaml.Node) int {
 		p.docLines = indexYAMLLines(p.doc.s)
 	}
 	return p.docLines.offset(n.Line, n.Column)
+}
+
+// line returns the author's line of a node.
+func (p *parser) line(n *yaml.Node) int {
+	off := p.doc.origin(p.nodeOffset(n))
+	if p.sourceLines == nil {
+		p.sourceLines = indexLines(p.doc.source())
+	}
+	return p.sourceLines.line(off)
 }
 
 // count charges one YAML node, so that a document which repeats itself through aliases stays bounded.

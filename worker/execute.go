@@ -86,11 +86,25 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	a.images = newImages(a.w, a.run)
 	a.reports.begin(a.steps())
 	a.session = a.w.Solver.Open(a.sessionConfig(src))
-	err = a.runGraph(ctx)
+	err = a.guarded(ctx, src)
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if cerr := a.session.Close(cctx); cerr != nil {
 		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "err", cerr)
+	}
+	return err
+}
+
+// guarded runs the steps until they end or the source cannot be read.
+func (a *attempt) guarded(ctx context.Context, src Source) error {
+	if src == nil {
+		return a.runGraph(ctx)
+	}
+	gctx, stop := src.Guard(ctx)
+	defer stop()
+	err := a.runGraph(gctx)
+	if err != nil && ctx.Err() == nil && gctx.Err() != nil {
+		return fmt.Errorf("source: %w", context.Cause(gctx))
 	}
 	return err
 }

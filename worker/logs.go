@@ -27,7 +27,8 @@ type logs struct {
 	bus     *bus.Bus
 	run     string
 	attempt int
-	values  []string // to mask
+	values  []string         // to mask
+	whole   *secret.Redactor // masks texts that come in one piece
 	index   map[string]int
 
 	mu     sync.Mutex
@@ -58,7 +59,7 @@ type watcher struct {
 }
 
 func newLogs(b *bus.Bus, r run.Run, values []string) *logs {
-	l := &logs{bus: b, run: r.ID, attempt: r.Attempt, values: values, steps: map[string]*stepLog{},
+	l := &logs{bus: b, run: r.ID, attempt: r.Attempt, values: values, whole: secret.NewRedactor(values), steps: map[string]*stepLog{},
 		index: map[string]int{"": -1}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	l.room = sync.NewCond(&l.mu)
 	go l.send()
@@ -103,8 +104,7 @@ func (l *logs) queue(id string, s *stepLog, e event.LogEntry) {
 	switch {
 	case e.Vertex != nil:
 		v := *e.Vertex
-		r := secret.NewRedactor(l.values)
-		v.Name, v.Error = r.String(v.Name), r.String(v.Error)
+		v.Name, v.Error = l.whole.String(v.Name), l.whole.String(v.Error)
 		e.Vertex = &v
 	case e.Data != nil:
 		key := fmt.Sprint(e.Stream, e.VertexID)

@@ -23,7 +23,10 @@ func (e *planError) Unwrap() error { return e.err }
 
 // plan makes the task that the attempt executes.
 func (a *attempt) plan() (*taskspec.Task, error) {
-	t, err := Plan(a.run, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets, Images: a.w.Images})
+	t, warnings, err := Plan(a.run, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets, Images: a.w.Images})
+	for _, w := range warnings {
+		a.logs.say("", "warning: %s", w)
+	}
 	if err != nil {
 		return nil, &planError{err}
 	}
@@ -38,17 +41,18 @@ type PlanOptions struct {
 }
 
 // Plan turns a run's specification into the task to execute, or says what is wrong with it:
-// taskspec.Errors when the task file is. It reads nothing but its arguments, so a server can refuse a
+// taskspec.Errors when the task file is. Warnings come in either case. It reads nothing but its arguments, so a server can refuse a
 // request with the same words before it is queued.
-func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, error) {
+func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	vars := runVars(r, opt.Registry)
 	switch {
 	case r.Spec.Build != nil:
-		return buildTask(r.Spec, vars)
+		t, err := buildTask(r.Spec, vars)
+		return t, nil, err
 	case r.Spec.TaskFile != nil:
 		return fileTask(r.Spec, vars, opt)
 	}
-	return nil, errors.New("the run has neither a build nor a task file")
+	return nil, nil, errors.New("the run has neither a build nor a task file")
 }
 
 func runVars(r run.Run, registry string) taskspec.RunVars {
@@ -124,18 +128,18 @@ func namesRegistry(image string) bool {
 	return ok && (strings.ContainsAny(host, ".:") || host == "localhost")
 }
 
-func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.Task, error) {
+func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	f := spec.TaskFile
 	set := slices.Clone(f.Set)
 	for k, v := range opt.Secrets {
 		set = append(set, k+"="+v)
 	}
-	t, _, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
+	t, warnings, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
 		ValuesFile: f.ValuesName, Set: set, ImageAliases: opt.Images, Encoded: spec.Context == ""})
 	if err != nil {
-		return nil, err
+		return nil, warnings, err
 	}
-	return t, checkSupported(t, f.Name)
+	return t, warnings, checkSupported(t, f.Name)
 }
 
 // checkSupported refuses what this worker cannot execute yet, by name, rather than ignoring it.

@@ -30,6 +30,9 @@ import (
 // A Source is the tree of files that a run works on.
 type Source interface {
 	fsutil.FS
+	// Guard returns a context that ends, with the reason as its cause, when a file cannot be read:
+	// BuildKit itself would wait for it for ever.
+	Guard(ctx context.Context) (context.Context, context.CancelFunc)
 	// Key says where the tree comes from; it stays the same from one commit or upload to the next.
 	Key() string
 }

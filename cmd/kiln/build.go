@@ -6,7 +6,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
@@ -37,12 +36,13 @@ type buildFlags struct {
 func newBuildCommand(c *cli) *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
-		Use:     "build [flags] CONTEXT",
-		Short:   "Build an image from a directory and publish it",
-		Long:    buildHelp,
-		Example: "  kiln build -t app .\n  kiln build -t app:1.2 -t app:latest --build-arg VERSION=1.2 ./app",
-		Args:    argument("CONTEXT, the directory to build,"),
-		RunE:    func(cmd *cobra.Command, args []string) error { return c.build(cmd.Context(), f, args[0]) },
+		Use:               "build [flags] CONTEXT",
+		Short:             "Build an image from a directory and publish it",
+		Long:              buildHelp,
+		Example:           "  kiln build -t app .\n  kiln build -t app:1.2 -t app:latest --build-arg VERSION=1.2 ./app",
+		Args:              argument("CONTEXT, the directory to build,"),
+		ValidArgsFunction: completeDirectory,
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.build(cmd.Context(), f, args[0]) },
 	}
 	fl := cmd.Flags()
 	fl.SortFlags = false
@@ -102,8 +102,7 @@ func (c *cli) findDockerfile(spec *run.BuildSpec, file, dir string) error {
 	}
 	if file == "-" {
 		b, err := readInput("standard input", c.In)
-		spec.DockerfileInline = b
-		return err
+		return inline(spec, b, err)
 	}
 	path := file
 	if !isFile(path) && !filepath.IsAbs(file) {
@@ -117,6 +116,14 @@ func (c *cli) findDockerfile(spec *run.BuildSpec, file, dir string) error {
 		return nil
 	}
 	b, err := readFile(path)
+	return inline(spec, b, err)
+}
+
+// inline makes b the Dockerfile of a build. An empty one would mean the context's.
+func inline(spec *run.BuildSpec, b []byte, err error) error {
+	if err == nil && len(b) == 0 {
+		err = usagef("", "the Dockerfile is empty")
+	}
 	spec.DockerfileInline = b
 	return err
 }
@@ -139,13 +146,11 @@ func inContext(path, dir string) (string, bool) {
 	return filepath.ToSlash(rel), true
 }
 
-// A tag may use the run's values, as in app:{{.Run.ID}}; the server fills them in.
-var template = regexp.MustCompile(`\{\{[^{}]*\}\}`)
-
-// checkTag reports what is wrong with a reference to publish as.
+// checkTag reports what is wrong with a reference to publish as. It may use the run's values, as in
+// app:{{.Run.ID}}, which the server fills in.
 func checkTag(s string) error {
 	try := "-t NAME[:TAG], such as -t team/app:1.2"
-	ref, err := reference.Parse(template.ReplaceAllString(s, "x"))
+	ref, err := reference.Parse(withoutTemplates(s))
 	if err != nil {
 		return usagef(try, "-t %q: %w", s, err)
 	}
@@ -156,6 +161,18 @@ func checkTag(s string) error {
 		return usagef(try, "-t %q: no repository", s)
 	}
 	return nil
+}
+
+// withoutTemplates puts an x in the place of every {{...}}.
+func withoutTemplates(s string) string {
+	for {
+		before, rest, ok := strings.Cut(s, "{{")
+		_, after, closed := strings.Cut(rest, "}}")
+		if !ok || !closed {
+			return s
+		}
+		s = before + "x" + after
+	}
 }
 
 // checkContext reports why dir cannot be a context.
@@ -185,8 +202,6 @@ func readInput(name string, r io.Reader) ([]byte, error) {
 		return nil, usagef("", "%s: %w", name, err)
 	case len(b) > maxFile:
 		return nil, usagef("", "%s: larger than %d bytes", name, maxFile)
-	case len(b) == 0:
-		return nil, usagef("", "%s: empty", name)
 	}
 	return b, nil
 }
@@ -248,14 +263,23 @@ func (f *runFlags) addOutput(cmd *cobra.Command) {
 	cmd.Flags().VarP(&f.output, "output", "o", "print the run as one JSON document")
 }
 
-var platformForm = regexp.MustCompile(`^[a-z0-9_]+(/[a-z0-9_]+(/[a-z0-9_.]+)?)?$`)
-
 func (f *runFlags) check() error {
 	switch {
-	case f.platform != "" && !platformForm.MatchString(f.platform):
+	case f.platform != "" && !isPlatform(f.platform):
 		return usagef("--platform linux/amd64", "--platform %q: want os[/arch[/variant]]", f.platform)
 	case f.timeout < 0:
 		return usagef("--timeout 10m", "--timeout %s: must not be negative", f.timeout)
 	}
 	return nil
+}
+
+// isPlatform reports whether s has the form os[/arch[/variant]].
+func isPlatform(s string) bool {
+	parts := strings.Split(s, "/")
+	for _, p := range parts {
+		if p == "" || strings.Trim(p, "abcdefghijklmnopqrstuvwxyz0123456789_.") != "" {
+			return false
+		}
+	}
+	return len(parts) <= 3
 }

@@ -2,39 +2,107 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 
 	"kiln/internal/apiclient"
 	"kiln/internal/buildkit"
+	"kiln/internal/buildkit/daemon"
+	"kiln/internal/buildkit/supervise"
 )
 
 // A builder is the BuildKit daemon that the worker uses: an own one, supervised, or one that exists.
 type builder struct {
 	cfg    serveConfig
-	log    *slog.Logger
+	own    *supervise.Daemon // nil for one that exists
 	client *buildkit.Client
 }
 
-func newBuilder(cfg serveConfig, log *slog.Logger) (*builder, error) {
-	client, err := buildkit.New(buildkit.Config{Address: cfg.buildkit})
-	if err != nil {
-		return nil, err
+func newBuilder(cfg serveConfig, registryHost string, log *slog.Logger) (*builder, error) {
+	b := &builder{cfg: cfg}
+	address := cfg.buildkit
+	if address == "" {
+		dcfg, err := daemonConfig(cfg, registryHost)
+		if err != nil {
+			return nil, err
+		}
+		b.own, err = supervise.New(supervise.Config{Daemon: dcfg, Args: []string{buildkitdCommand}, Logger: log})
+		if err != nil {
+			return nil, err
+		}
+		address = b.own.Address()
 	}
-	return &builder{cfg: cfg, log: log, client: client}, nil
+	var err error
+	b.client, err = buildkit.New(buildkit.Config{Address: address})
+	return b, err
+}
+
+// daemonConfig is the configuration of the own daemon.
+func daemonConfig(cfg serveConfig, registryHost string) (daemon.Config, error) {
+	socket, err := socketPath(cfg.data)
+	if err != nil {
+		return daemon.Config{}, err
+	}
+	return daemon.Config{
+		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: tmpfs(), Runc: cfg.runc,
+		Registries: map[string]daemon.Registry{registryHost: {PlainHTTP: true}},
+	}, nil
+}
+
+// socketPath is where the own daemon listens: in the data directory, or, where that path is too long
+// for a socket, in a private directory of the system's temporary one.
+func socketPath(data string) (string, error) {
+	path := filepath.Join(data, "buildkitd.sock")
+	if len(path) <= 100 {
+		return path, nil
+	}
+	sum := sha256.Sum256([]byte(data))
+	dir := filepath.Join(os.TempDir(), "kiln-"+hex.EncodeToString(sum[:8]))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "buildkitd.sock"), nil
+}
+
+// tmpfs returns a directory in memory for what the daemon can lose, or nothing if there is none.
+func tmpfs() string {
+	const shm, magic = "/dev/shm", 0x01021994
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(shm, &st); err != nil || st.Type != magic || st.Bavail*uint64(st.Bsize) < 256<<20 {
+		return ""
+	}
+	dir := filepath.Join(shm, "kiln-"+strconv.Itoa(os.Geteuid()))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return ""
+	}
+	return dir
 }
 
 func (b *builder) close() error { return b.client.Close() }
 
 // run keeps the own daemon running until ctx ends.
 func (b *builder) run(ctx context.Context) error {
+	if b.own != nil {
+		return b.own.Run(ctx)
+	}
 	<-ctx.Done()
 	return nil
 }
 
 // ready waits until the daemon answers, and refuses one that would connect containers to the host.
 func (b *builder) ready(ctx context.Context) (buildkit.Info, error) {
+	if b.own != nil {
+		if err := b.own.Wait(ctx); err != nil {
+			return buildkit.Info{}, err
+		}
+	}
 	info, err := b.client.Info(ctx)
 	if err != nil {
 		return info, err

@@ -8,10 +8,11 @@ import (
 
 func newCancelCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:   "cancel RUN",
-		Short: "End a run",
-		Long:  "Ask the server to end a run. Its steps get a moment to stop by themselves.\n" + runHelpText,
-		Args:  argument(runArgument),
+		Use:               "cancel RUN",
+		Short:             "End a run",
+		Long:              "Ask the server to end a run. Its steps get a moment to stop by themselves.\n" + runHelpText,
+		Args:              argument(runArgument),
+		ValidArgsFunction: c.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withRun(cmd.Context(), args[0], func(client *apiclient.Client, id string) error {
 				r, err := client.Cancel(cmd.Context(), id)

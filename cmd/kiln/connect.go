@@ -104,7 +104,7 @@ func resolveRun(ctx context.Context, client *apiclient.Client, name string) (str
 		return name, nil
 	}
 	if name == latest {
-		runs, err := client.Runs(ctx, 1, "")
+		runs, err := client.Runs(ctx, apiclient.RunsQuery{Limit: 1})
 		switch {
 		case err != nil:
 			return "", err
@@ -113,11 +113,10 @@ func resolveRun(ctx context.Context, client *apiclient.Client, name string) (str
 		}
 		return runs[0].ID, nil
 	}
-	if name == "" || len(name) >= 12 || !run.ValidID(pad(name)) {
+	if name == "" || len(name) >= 12 || !run.ValidID(name+strings.Repeat("0", 12-len(name))) {
 		return "", usagef("kiln runs", "run %q: not a run ID or the beginning of one", name)
 	}
-	// The runs with this prefix are the first below the highest ID that has it.
-	runs, err := client.Runs(ctx, 10, pad(name))
+	runs, err := client.Runs(ctx, apiclient.RunsQuery{Limit: 10, Prefix: name})
 	if err != nil {
 		return "", err
 	}
@@ -138,8 +137,6 @@ func resolveRun(ctx context.Context, client *apiclient.Client, name string) (str
 		try: "more characters",
 	}
 }
-
-func pad(prefix string) string { return prefix + strings.Repeat("z", max(0, 12-len(prefix))) }
 
 // withRun calls do with the run that name means.
 func (c *cli) withRun(ctx context.Context, name string, do func(*apiclient.Client, string) error) error {

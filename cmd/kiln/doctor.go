@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -32,7 +34,12 @@ func (c *cli) checks(ctx context.Context) []apiclient.Check {
 		return []apiclient.Check{failed("server address and token", err)}
 	}
 	checks := []apiclient.Check{{Name: "server address and token", OK: true, Detail: client.BaseURL}}
-	if client.Token == "" {
+	switch path, open := c.openToken(); {
+	case open:
+		checks = append(checks, apiclient.Check{
+			Name: "token file", Detail: path + " can be read by others", Remedy: "chmod 600 " + path,
+		})
+	case client.Token == "":
 		checks[0] = apiclient.Check{
 			Name: "server address and token", Detail: "no token for " + client.BaseURL,
 			Remedy: "set KILN_TOKEN to a token of this server, or name its data directory with --data",
@@ -52,6 +59,17 @@ func (c *cli) checks(ctx context.Context) []apiclient.Check {
 		same.Remedy = "restart the server with the newer program"
 	}
 	return append(append(checks, same), s.Checks...)
+}
+
+// openToken reports whether the token of a server on this host lies open to other users.
+func (c *cli) openToken() (path string, open bool) {
+	dir, err := c.dataDir()
+	if err != nil {
+		return "", false
+	}
+	path = filepath.Join(dir, apiclient.TokenFile)
+	fi, err := os.Stat(path)
+	return path, err == nil && fi.Mode().Perm()&0o077 != 0
 }
 
 func failed(name string, err error) apiclient.Check {

@@ -61,8 +61,11 @@ func (c *cli) report(err error) int {
 	if err == nil {
 		return exitOK
 	}
-	if errors.Is(err, errReported) {
+	switch {
+	case errors.Is(err, errReported):
 		return exitFailed
+	case errors.Is(err, context.Canceled):
+		err = errors.New("interrupted")
 	}
 	printProblem(c.Err, err)
 	if try := remedy(err); try != "" {
@@ -115,14 +118,15 @@ func exitCode(err error) int {
 func remedy(err error) string {
 	var usage *usageError
 	var failed *runError
+	var unfollowed *followError
 	var answer *apiclient.Error
 	switch {
 	case errors.As(err, &usage):
 		return usage.try
+	case errors.As(err, &unfollowed):
+		return "kiln logs -f " + unfollowed.id
 	case errors.As(err, &failed):
 		return "kiln show " + failed.run.ID
-	case errors.Is(err, context.Canceled):
-		return ""
 	case errors.Is(err, apiclient.ErrUnreachable):
 		return "kiln serve, or name a server that runs with --server or KILN_SERVER"
 	case errors.As(err, &answer):

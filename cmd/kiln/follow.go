@@ -69,15 +69,22 @@ func (c *cli) follow(ctx context.Context, client *apiclient.Client, r run.Run) (
 	view.display.Close()
 
 	switch {
-	case errors.Is(err, errLeft):
-		return view.last, fmt.Errorf("run %s: %w", r.ID, err)
 	case err != nil:
-		return view.last, err
+		return view.last, &followError{r.ID, err}
 	case !view.last.State.Final():
 		return client.Run(context.WithoutCancel(ctx), r.ID)
 	}
 	return view.last, nil
 }
+
+// A followError is why a run is not followed to its end. The run goes on.
+type followError struct {
+	id  string
+	err error
+}
+
+func (e *followError) Error() string { return fmt.Sprintf("run %s: %v", e.id, e.err) }
+func (e *followError) Unwrap() error { return e.err }
 
 // cancelRun asks for the end of a run until the server has heard it.
 func cancelRun(ctx context.Context, client *apiclient.Client, id string) error {

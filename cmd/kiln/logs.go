@@ -23,8 +23,9 @@ func newLogsCommand(c *cli) *cobra.Command {
 		Short: "Print the log of a run",
 		Long: "Print the log of a run, one line of output as \"step | text\".\n" + runHelpText +
 			"\nWith -f the exit code tells how the run ended.",
-		Args: argument(runArgument),
-		RunE: func(cmd *cobra.Command, args []string) error { return c.logs(cmd.Context(), args[0], follow) },
+		Args:              argument(runArgument),
+		ValidArgsFunction: c.completeRun,
+		RunE:              func(cmd *cobra.Command, args []string) error { return c.logs(cmd.Context(), args[0], follow) },
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the run ends; interrupting this does not end the run")
 	return cmd
@@ -32,9 +33,14 @@ func newLogsCommand(c *cli) *cobra.Command {
 
 func (c *cli) logs(ctx context.Context, name string, follow bool) error {
 	return c.withRun(ctx, name, func(client *apiclient.Client, id string) error {
+		r, err := client.Run(ctx, id)
+		if err != nil {
+			return err
+		}
 		v := &view{display: render.NewPlain(c.Out)}
+		v.run(r) // when the steps began and ended, so that these lines come in their places
 		client.Lost = func(err error) { c.say("connection lost, trying again: " + err.Error()) }
-		err := client.Follow(ctx, id, "", follow, v.event)
+		err = client.Follow(ctx, id, "", follow, v.event)
 		v.display.Close()
 		switch {
 		case errors.Is(err, context.Canceled):

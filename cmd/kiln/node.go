@@ -29,6 +29,7 @@ import (
 	"kiln/internal/source"
 	"kiln/internal/store"
 	"kiln/scheduler"
+	"kiln/taskspec"
 	"kiln/triggers"
 	"kiln/worker"
 )
@@ -184,7 +185,7 @@ func (n *node) openBus(ctx context.Context) error {
 }
 
 func (n *node) openBuilder(ctx context.Context) error {
-	b, err := newBuilder(n.cfg, n.log)
+	b, err := newBuilder(n.cfg, n.host, n.log)
 	if err != nil {
 		return err
 	}
@@ -279,9 +280,9 @@ func (n *node) hasContext(ctx context.Context, ref string) (bool, error) {
 	return n.contexts.Has(ctx, id)
 }
 
-func (n *node) check(r run.Run, secrets map[string]string) error {
-	_, err := worker.Plan(r, worker.PlanOptions{Registry: n.host, Secrets: secrets})
-	return err
+func (n *node) check(r run.Run, secrets map[string]string) (taskspec.Warnings, error) {
+	_, warnings, err := worker.Plan(r, worker.PlanOptions{Registry: n.host, Secrets: secrets})
+	return warnings, err
 }
 
 // contextFault describes errors of the registry to who uploads a context.

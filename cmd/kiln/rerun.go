@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-
 	"github.com/spf13/cobra"
 
 	"kiln/internal/apiclient"
@@ -11,13 +9,16 @@ import (
 func newRerunCommand(c *cli) *cobra.Command {
 	var f runFlags
 	cmd := &cobra.Command{
-		Use:   "rerun [flags] RUN",
-		Short: "Execute a run again",
-		Long:  "Execute again what a run executed: the same source, task and values, as a new run.\n" + runHelpText,
-		Args:  argument(runArgument),
+		Use:               "rerun [flags] RUN",
+		Short:             "Execute a run again",
+		Long:              "Execute again what a run executed: the same source, task and values, as a new run.\n" + runHelpText,
+		Args:              argument(runArgument),
+		ValidArgsFunction: c.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withRun(cmd.Context(), args[0], func(client *apiclient.Client, id string) error {
-				r, err := client.Rerun(context.WithoutCancel(cmd.Context()), id)
+				patient, cancel := lingering(cmd.Context())
+				defer cancel()
+				r, err := client.Rerun(patient, id)
 				if err != nil {
 					return err
 				}

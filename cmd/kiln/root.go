@@ -50,7 +50,6 @@ func newRootCommand(c *cli) *cobra.Command {
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"}) // --help is enough
 	root.SetFlagErrorFunc(flagError)
 
 	g := root.PersistentFlags()
@@ -75,6 +74,7 @@ var commands = []func(*cli) *cobra.Command{
 	newCancelCommand,
 	newRerunCommand,
 	newServeCommand,
+	newBuildkitdCommand,
 	newDoctorCommand,
 	newVersionCommand,
 	newCompletionCommand,

@@ -36,11 +36,12 @@ type taskFlags struct {
 func newRunCommand(c *cli) *cobra.Command {
 	var f taskFlags
 	cmd := &cobra.Command{
-		Use:     "run [flags] CONTEXT|/dev/null",
-		Short:   "Execute a task file",
-		Long:    runHelp,
-		Example: "  kiln run .\n  kiln run -f ci/task.yaml --set tag=1.2 --set-secret TOKEN .\n  kiln run --cmd 'alpine echo hello' /dev/null",
-		Args:    argument("CONTEXT, a directory or /dev/null,"),
+		Use:               "run [flags] CONTEXT|/dev/null",
+		Short:             "Execute a task file",
+		Long:              runHelp,
+		Example:           "  kiln run .\n  kiln run -f ci/task.yaml --set tag=1.2 --set-secret TOKEN .\n  kiln run --cmd 'alpine echo hello' /dev/null",
+		Args:              argument("CONTEXT, a directory or /dev/null,"),
+		ValidArgsFunction: completeDirectory,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("cmd") && cmd.Flags().Changed("file") {
 				return usagef(cmd.CommandPath()+" --help", "--cmd and --file exclude each other")
@@ -82,23 +83,8 @@ func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string)
 	if err != nil {
 		return err
 	}
-	for _, kv := range f.set {
-		if k, _, _ := strings.Cut(kv, "="); k == "" {
-			return usagef("--set K=V", "--set %q: no name", kv)
-		} else if !strings.Contains(kv, "=") {
-			kv += "="
-		}
-		task.Set = append(task.Set, kv)
-	}
-	if f.values != "" {
-		path, err := findInput("values file", f.values, dir)
-		if err != nil {
-			return err
-		}
-		if task.Values, err = readFile(path); err != nil {
-			return err
-		}
-		task.ValuesName = f.values
+	if err := addValues(task, f, dir); err != nil {
+		return err
 	}
 	return c.start(ctx, job{
 		dir: dir,
@@ -108,6 +94,27 @@ func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string)
 		},
 		flags: f.runFlags,
 	})
+}
+
+// addValues sets the values of a task: those of --set, and those of a file.
+func addValues(task *run.TaskFileSpec, f taskFlags, dir string) error {
+	for _, kv := range f.set {
+		k, v, _ := strings.Cut(kv, "=")
+		if k == "" {
+			return usagef("--set K=V", "--set %q: no name", kv)
+		}
+		task.Set = append(task.Set, k+"="+v)
+	}
+	if f.values == "" {
+		return nil
+	}
+	path, err := findInput("values file", f.values, dir)
+	if err != nil {
+		return err
+	}
+	task.ValuesName = f.values
+	task.Values, err = readFile(path)
+	return err
 }
 
 // secrets returns the values of --set-secret by name.
@@ -131,6 +138,9 @@ var taskNames = []string{"acr-task.yaml", "acb.yaml"}
 func (c *cli) findTask(file, dir string) (*run.TaskFileSpec, error) {
 	if file == "-" {
 		b, err := readInput("standard input", c.In)
+		if err == nil && len(b) == 0 {
+			err = usagef("", "the task on standard input is empty")
+		}
 		return &run.TaskFileSpec{Name: "stdin", Content: b}, err
 	}
 	if file == "" {

@@ -62,11 +62,11 @@ func (c *cli) runs(ctx context.Context, n int, output outputFlag) error {
 func listRuns(ctx context.Context, client *apiclient.Client, n int) ([]run.Run, error) {
 	all, before := []run.Run{}, ""
 	for len(all) < n {
-		page, err := client.Runs(ctx, min(n-len(all), pageSize), before)
+		page, err := client.Runs(ctx, apiclient.RunsQuery{Limit: min(n-len(all), pageSize), Before: before})
 		if err != nil {
 			return nil, err
 		}
-		if len(page) == 0 || before != "" && page[0].ID >= before {
+		if len(page) == 0 || page[0].ID == before {
 			break
 		}
 		all = append(all, page...)

@@ -35,6 +35,7 @@ type contract struct {
 	contexts map[string]bool
 	missing  bool // contexts must be uploaded first
 	hang     bool // runs go on until cancelled
+	stubborn bool // and beyond
 	canceled chan struct{}
 	started  chan struct{} // gets a value when a run's log is first read
 	refuse   *apiclient.Error
@@ -101,12 +102,12 @@ func (s *contract) add(spec run.Spec, cause run.Cause) run.Run {
 
 func (s *contract) list(w http.ResponseWriter, r *http.Request) {
 	limit, _ := strconv.Atoi(r.URL.Query().Get("limit"))
-	before := r.URL.Query().Get("before")
+	before, prefix := r.URL.Query().Get("before"), r.URL.Query().Get("prefix")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	page := apiclient.Runs{Runs: []run.Run{}}
 	for i := len(s.runs) - 1; i >= 0 && len(page.Runs) < limit; i-- {
-		if before == "" || s.runs[i].ID < before {
+		if (before == "" || s.runs[i].ID < before) && strings.HasPrefix(s.runs[i].ID, prefix) {
 			page.Runs = append(page.Runs, s.runs[i])
 		}
 	}
@@ -135,7 +136,7 @@ func (s *contract) cancel(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if found := s.find(w, r); found != nil {
-		if !found.State.Final() {
+		if !found.State.Final() && !s.stubborn {
 			found.State, found.Reason = run.Canceled, "canceled by admin"
 			close(s.canceled)
 		}

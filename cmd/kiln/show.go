@@ -16,10 +16,11 @@ import (
 func newShowCommand(c *cli) *cobra.Command {
 	output := outputFlag{allowed: []string{"json"}}
 	cmd := &cobra.Command{
-		Use:   "show [flags] RUN",
-		Short: "Show all about a run",
-		Long:  "Show a run: its state and why, its attempts, steps, images and base images.\n" + runHelpText,
-		Args:  argument(runArgument),
+		Use:               "show [flags] RUN",
+		Short:             "Show all about a run",
+		Long:              "Show a run: its state and why, its attempts, steps, images and base images.\n" + runHelpText,
+		Args:              argument(runArgument),
+		ValidArgsFunction: c.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.withRun(cmd.Context(), args[0], func(client *apiclient.Client, id string) error {
 				r, err := client.Run(cmd.Context(), id)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"time"
 
 	"kiln/cmd/kiln/internal/render"
 	"kiln/internal/apiclient"
@@ -35,9 +36,8 @@ func (c *cli) start(ctx context.Context, j job) error {
 }
 
 func (c *cli) submit(ctx context.Context, client *apiclient.Client, j job) (run.Run, error) {
-	// A request that is under way goes on when ctx ends, so that the run it makes is known.
 	if j.dir == "" {
-		return client.Submit(context.WithoutCancel(ctx), j.submit)
+		return request(ctx, client, j.submit)
 	}
 	r, err := c.submitTree(ctx, client, j)
 	if errors.Is(err, source.ErrChanged) {
@@ -63,7 +63,7 @@ func (c *cli) submitTree(ctx context.Context, client *apiclient.Client, j job) (
 		c.say("warning: " + w)
 	}
 	j.submit.Spec.Context = source.Ref(tree.ID())
-	r, err := client.Submit(context.WithoutCancel(ctx), j.submit)
+	r, err := request(ctx, client, j.submit)
 	var answer *apiclient.Error
 	if !errors.As(err, &answer) || answer.Code != apiclient.CodeContextMissing {
 		return r, err
@@ -78,7 +78,30 @@ func (c *cli) submitTree(ctx context.Context, client *apiclient.Client, j job) (
 	if err := source.Upload(ctx, client.HTTP, client.BaseURL, client.Token, key, tree, j.dir, nil); err != nil {
 		return run.Run{}, err
 	}
-	return client.Submit(context.WithoutCancel(ctx), j.submit)
+	return request(ctx, client, j.submit)
+}
+
+// lastWords is how long a request under way goes on when ctx ends, so that the run it makes is known.
+const lastWords = 3 * time.Second
+
+// request submits, and lets the server answer when ctx ends.
+func request(ctx context.Context, client *apiclient.Client, s apiclient.Submit) (run.Run, error) {
+	if ctx.Err() != nil {
+		return run.Run{}, context.Cause(ctx)
+	}
+	patient, cancel := lingering(ctx)
+	defer cancel()
+	return client.Submit(patient, s)
+}
+
+// lingering returns a context that ends lastWords after ctx.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(lastWords, cancel)
+		context.AfterFunc(patient, func() { timer.Stop() })
+	})
+	return patient, func() { stop(); cancel() }
 }
 
 // saySize is the size of a context from which its transfer is announced, in bytes.

@@ -39,7 +39,7 @@ type Server struct {
 	// HasContext reports whether a context named in a request has been uploaded.
 	HasContext func(ctx context.Context, ref string) (bool, error)
 	// Check says what is wrong with a run before it is queued; taskspec.Errors point into its task file.
-	Check func(r run.Run, secrets map[string]string) error
+	Check func(r run.Run, secrets map[string]string) (taskspec.Warnings, error)
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger
@@ -105,14 +105,10 @@ func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) htt
 // wireError turns an error into what the client sees. What no case knows is ours and stays in the log.
 func (s *Server) wireError(err error) *apiclient.Error {
 	var e *apiclient.Error
-	var spec taskspec.Errors
 	var tooLarge *http.MaxBytesError
 	switch {
 	case errors.As(err, &e):
 		return e
-	case errors.As(err, &spec):
-		return &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid,
-			Message: "the task is not valid", Problems: problems(spec)}
 	case errors.As(err, &tooLarge):
 		return &apiclient.Error{Status: http.StatusRequestEntityTooLarge, Code: apiclient.CodeTooLarge,
 			Message: fmt.Sprintf("request is larger than %d bytes", tooLarge.Limit)}
@@ -130,10 +126,11 @@ func (s *Server) wireError(err error) *apiclient.Error {
 		Message: "internal error", Remedy: "look into the server's log"}
 }
 
-func problems(errs taskspec.Errors) []apiclient.Problem {
+func problems(errs []*taskspec.Error, warning bool) []apiclient.Problem {
 	list := make([]apiclient.Problem, len(errs))
 	for i, e := range errs {
-		list[i] = apiclient.Problem{File: e.File, Line: e.Line, Column: e.Col, Step: e.Step, Property: e.Property, Message: e.Message}
+		list[i] = apiclient.Problem{File: e.File, Line: e.Line, Column: e.Col, Step: e.Step, Property: e.Property,
+			Message: e.Message, Warning: warning}
 	}
 	return list
 }

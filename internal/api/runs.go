@@ -59,11 +59,14 @@ func (s *Server) checkSpec(ctx context.Context, req apiclient.Submit) error {
 	if len(req.Key) > 256 {
 		return invalid("key is longer than 256 bytes")
 	}
-	if err := s.Check(run.Run{ID: placeholderID, Created: time.Now().UTC(), Spec: req.Spec}, req.Secrets); err != nil {
-		var spec taskspec.Errors
-		if errors.As(err, &spec) {
-			return err
-		}
+	warnings, err := s.Check(run.Run{ID: placeholderID, Created: time.Now().UTC(), Spec: req.Spec}, req.Secrets)
+	var spec taskspec.Errors
+	switch {
+	case errors.As(err, &spec):
+		e := invalid("the task is not valid")
+		e.Problems = append(problems(spec, false), problems(warnings, true)...)
+		return e
+	case err != nil:
 		return invalid("%s", err.Error())
 	}
 	if req.Spec.Context == "" {

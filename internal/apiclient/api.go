@@ -16,8 +16,7 @@ import (
 
 // Paths of the API.
 const (
-	// PathRuns: POST Submit -> 201 run.Run; GET ?limit=&before= -> Runs, by ID, descending, all of
-	// them below before (12 characters of a run ID's alphabet; no such run need exist).
+	// PathRuns: POST Submit -> 201 run.Run; GET, see RunsQuery, -> Runs.
 	PathRuns     = "/api/v1/runs"
 	PathContexts = "/api/v1/contexts" // see package source for the upload protocol
 	PathStatus   = "/api/v1/status"   // GET -> Status

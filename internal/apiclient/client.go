@@ -113,19 +113,28 @@ func (c *Client) askForRun(ctx context.Context, path string, body any) (run.Run,
 	return r, err
 }
 
-// Runs lists at most limit runs whose ID sorts before the given one, newest first. An empty before
-// starts with the newest; a limit of 0 means the server's default.
-func (c *Client) Runs(ctx context.Context, limit int, before string) ([]run.Run, error) {
-	q := url.Values{}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
+// A RunsQuery selects runs of the list. The zero value means all, as far as the server's limit goes.
+type RunsQuery struct {
+	Limit  int    // most runs to list, up to 1000
+	Before string // ID of a run: only older ones
+	Prefix string // only runs whose ID begins with it
+}
+
+// Runs lists runs, newest first.
+func (c *Client) Runs(ctx context.Context, q RunsQuery) ([]run.Run, error) {
+	v := url.Values{}
+	if q.Limit > 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
 	}
-	if before != "" {
-		q.Set("before", before)
+	if q.Before != "" {
+		v.Set("before", q.Before)
+	}
+	if q.Prefix != "" {
+		v.Set("prefix", q.Prefix)
 	}
 	path := PathRuns
-	if len(q) > 0 {
-		path += "?" + q.Encode()
+	if len(v) > 0 {
+		path += "?" + v.Encode()
 	}
 	var page Runs
 	err := c.call(ctx, http.MethodGet, path, nil, &page)
@@ -233,6 +242,9 @@ func (c *Client) do(req *http.Request) (*http.Response, error) {
 		var ue *url.Error
 		if errors.As(err, &ue) { // it repeats the address
 			err = ue.Err
+		}
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("no answer within %s", callTimeout)
 		}
 		return nil, &unreachableError{url: c.BaseURL, err: err, broken: broken}
 	}

@@ -35,10 +35,10 @@ func (s *runSession) Build(ctx context.Context, b solve.Build, log solve.LogFunc
 	built, err := s.solve(ctx, b, in, log)
 	if isDiskFull(err) {
 		say(log, "the disk of the build daemon is full: freeing what is not in use, then building again")
-		if err := s.client.freeDisk(ctx); err != nil {
-			return solve.Built{}, fmt.Errorf("step %s: disk of the build daemon: %w", b.Step, err)
+		if err = s.client.freeDisk(ctx); err == nil {
+			built, err = s.solve(ctx, b, in, log)
 		}
-		if built, err = s.solve(ctx, b, in, log); isDiskFull(err) {
+		if isDiskFull(err) {
 			err = &diskFullError{address: s.client.cfg.Address, err: err}
 		}
 	}

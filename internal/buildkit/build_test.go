@@ -1,11 +1,16 @@
 package buildkit_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"kiln/internal/event"
 	"kiln/internal/run"
@@ -26,6 +31,19 @@ func TestBuild(t *testing.T) {
 	e := newEnv(t)
 	t.Run("pushes by digest", func(t *testing.T) { testBuildPushes(t, e) })
 	t.Run("fails", func(t *testing.T) { testBuildFails(t, e) })
+	t.Run("context", func(t *testing.T) { testBuildContext(t, e) })
+	t.Run("images of the run", func(t *testing.T) { testBuildFromOwn(t, e) })
+	t.Run("bases", func(t *testing.T) { testBuildBases(t, e) })
+	t.Run("secrets", func(t *testing.T) { testBuildSecrets(t, e) })
+	t.Run("platforms", func(t *testing.T) { testBuildPlatforms(t, e) })
+	t.Run("reproducible", func(t *testing.T) { testBuildReproducible(t, e) })
+	t.Run("cancel", func(t *testing.T) { testBuildCancel(t, e) })
+	t.Run("no source", func(t *testing.T) {
+		_, err := e.open(t, solve.SessionConfig{}).Build(t.Context(), solve.Build{Step: "b", Staging: e.staging()}, newJournal().log)
+		if !errors.Is(err, solve.ErrNoSource) {
+			t.Errorf("Build: %v, want %v", err, solve.ErrNoSource)
+		}
+	})
 }
 
 func testBuildPushes(t *testing.T, e *env) {
@@ -54,33 +72,188 @@ func testBuildPushes(t *testing.T, e *env) {
 	if again.Digest != built.Digest || len(again.Bases) != 1 {
 		t.Errorf("again = %+v, want %+v", again, built)
 	}
-	if !strings.Contains(j.all(), "RUN echo hello $WHO > /data/b.txt; echo said; echo oops >&2 cached=true") {
+	if !strings.Contains(j.all(), "[3/3] RUN echo hello bob > /data/b.txt; echo said; echo oops >&2 cached=true") {
 		t.Errorf("not cached:\n%s", j.all())
 	}
 }
 
 func testBuildFails(t *testing.T, e *env) {
+	from := "FROM " + e.base + "\n"
 	for _, c := range []struct {
-		name, dockerfile, want, source string
-		code                           int
+		name, dockerfile string
+		change           func(*solve.Build)
+		want, source     string
+		code             int
 	}{
-		{"run", "FROM " + e.base + "\nRUN true\nRUN false", "RUN false: exit code 1", "Dockerfile:3", 1},
-		{"syntax", "FROM " + e.base + "\nRUNN true\n", "?", "Dockerfile:2", -1},
-		{"base", "FROM " + e.registry + "/nope:1\nRUN true", "?", "Dockerfile:1", -1},
-		{"copy", "FROM " + e.base + "\nCOPY nope /", "?", "Dockerfile:2", -1},
-		{"empty", "", "?", "", -1},
+		{"run", from + "RUN true\nRUN exit 3", nil, "RUN exit 3: exit code 3", "Dockerfile:3", 3},
+		{"syntax", from + "RUNN true\n", nil, "unknown instruction: RUNN (did you mean RUN?)", "Dockerfile:2", -1},
+		{"base", "FROM " + e.registry + "/nope:1\nRUN true", nil, "image " + e.registry + "/nope:1: not found", "Dockerfile:1", -1},
+		{"copy", from + "COPY nope /", nil, `COPY nope /: "/nope": not found`, "Dockerfile:2", -1},
+		{"empty", "", nil, "the Dockerfile cannot be empty", "", -1},
+		{"target", from, func(b *solve.Build) { b.Target = "nope" }, `target stage "nope" could not be found`, "", -1},
+		{"no file", from, func(b *solve.Build) { b.Dockerfile = "x/Dockerfile" }, "x/Dockerfile is not in the source", "", -1},
+		{"no context", from, func(b *solve.Build) { b.Context = "sub" }, `context "sub" is not in the source`, "", -1},
+		{"context is a file", from, func(b *solve.Build) { b.Context = "Dockerfile" }, `context "Dockerfile" is not a directory`, "", -1},
+		{"outside", from, func(b *solve.Build) { b.Context = "../x" }, `context "../x" is outside of the source`, "", -1},
+		{"reserved", from, func(b *solve.Build) { b.BuildArgs = map[string]string{"BUILDKIT_SANDBOX_HOSTNAME": "x"} }, "build argument BUILDKIT_SANDBOX_HOSTNAME is reserved", "", -1},
+		{"hosts", from, func(b *solve.Build) { b.AddHosts = []string{"a:b"} }, `add-host "a:b": "b" is not an IP address`, "", -1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := e.open(t, solve.SessionConfig{Source: source(t, map[string]string{"Dockerfile": c.dockerfile})})
-			j := newJournal()
-			_, err := s.Build(t.Context(), solve.Build{Step: "b", Staging: e.staging()}, j.log)
+			b := solve.Build{Step: "b", Staging: e.staging()}
+			if c.change != nil {
+				c.change(&b)
+			}
+			_, err := s.Build(t.Context(), b, newJournal().log)
 			var got *solve.StepError
 			if !errors.As(err, &got) {
 				t.Fatalf("Build: %v, want a StepError", err)
 			}
 			if got.Message != c.want || got.Source != c.source || got.ExitCode != c.code {
-				t.Errorf("Build = %+v, want %+v", got, c)
+				t.Errorf("Build = %d %s, want %d %s: %s", got.ExitCode, got, c.code, c.source, c.want)
 			}
 		})
+	}
+}
+
+func testBuildContext(t *testing.T, e *env) {
+	src := source(t, map[string]string{
+		"app/a": "a", "app/b/c": "c", "app/skip": "s", "app/.dockerignore": "skip\n", "other": "o",
+		"docker/Dockerfile.x": "FROM " + e.base + " AS one\nCOPY . /data/\nFROM one AS two\nRUN touch /data/two\n",
+	})
+	s := e.open(t, solve.SessionConfig{Source: src, SourceKey: "ctx"})
+	built, _ := build(t, s, solve.Build{Step: "b", Context: "app", Dockerfile: "docker/Dockerfile.x", Target: "one", Staging: e.staging()})
+	want := []string{".dockerignore -rw-r--r-- skip", "a -rw-r--r-- a", "b/c -rw-r--r-- c"}
+	if diff := cmp.Diff(want, listing(t, pull(t, built.Ref), "data")); diff != "" {
+		t.Error(diff)
+	}
+	for _, name := range []string{"x", "y"} { // the same length: only the content differs
+		inline := []byte("FROM " + e.base + "\nCOPY a /data/" + name + "\n")
+		built, _ = build(t, s, solve.Build{Step: "b", Context: "app", DockerfileInline: inline, Staging: e.staging()})
+		if diff := cmp.Diff([]string{name + " -rw-r--r-- a"}, listing(t, pull(t, built.Ref), "data")); diff != "" {
+			t.Error(diff)
+		}
+	}
+	empty := e.open(t, solve.SessionConfig{})
+	built, _ = build(t, empty, solve.Build{Step: "b", DockerfileInline: []byte("FROM " + e.base + "\nCOPY . /data/\nRUN touch /data/z"), Staging: e.staging()})
+	if diff := cmp.Diff([]string{"z -rw-r--r-- "}, listing(t, pull(t, built.Ref), "data")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func testBuildFromOwn(t *testing.T, e *env) {
+	src := source(t, map[string]string{
+		"Dockerfile": "FROM " + e.base + "\nRUN mkdir /data && echo one > /data/one\n",
+		"two":        "FROM app\nFROM " + e.base + " AS app2\nFROM app AS again\nCOPY --from=example.com/x/y:v1 /data/one /data/two\n",
+		"three":      "FROM " + e.base + " AS app\nRUN mkdir /data && echo stage > /data/s\nFROM app\n",
+	})
+	s := e.open(t, solve.SessionConfig{Source: src})
+	one, _ := build(t, s, solve.Build{Step: "one", Staging: e.staging()})
+	images := map[string]string{"docker.io/library/app:latest": one.Ref, "example.com/x/y:v1": one.Ref}
+	two, _ := build(t, s, solve.Build{Step: "two", Dockerfile: "two", Images: images, Staging: e.staging()})
+	if diff := cmp.Diff([]string{"one -rw-r--r-- one", "two -rw-r--r-- one"}, listing(t, pull(t, two.Ref), "data")); diff != "" {
+		t.Error(diff)
+	}
+	if len(two.Bases) != 0 {
+		t.Errorf("bases = %v, want none: they are the run's own", two.Bases)
+	}
+	three, _ := build(t, s, solve.Build{Step: "three", Dockerfile: "three", Images: images, Staging: e.staging()})
+	if diff := cmp.Diff([]string{"s -rw-r--r-- stage"}, listing(t, pull(t, three.Ref), "data")); diff != "" {
+		t.Errorf("a stage named like an image: %s", diff)
+	}
+	if code, j := runStep(t, s, solve.Container{Step: "c", Image: one.Ref, Args: []string{"cat", "/data/one"}}); code != 0 || j.text(event.StreamStdout) != "one\n" {
+		t.Errorf("%d %s", code, j.all())
+	}
+}
+
+func testBuildBases(t *testing.T, e *env) {
+	other := e.registry + "/base/other:2"
+	digest := pushImage(t, other, withConfig(t, busybox(t), v1.Config{Env: []string{"X=1"}}))
+	src := source(t, map[string]string{"Dockerfile": "FROM " + e.base + " AS unused\nFROM " + other + "@" + digest + " AS tools\n" +
+		"FROM scratch\nCOPY --from=" + e.base + " /etc/passwd /p\nCOPY --from=tools /etc/group /g\n"})
+	s := e.open(t, solve.SessionConfig{Source: src})
+	want := []run.Base{{Ref: e.base, Digest: e.digest}, {Ref: other, Digest: digest}}
+	for range 2 { // the second time everything is cached
+		built, _ := build(t, s, solve.Build{Step: "b", Staging: e.staging()})
+		if diff := cmp.Diff(want, built.Bases); diff != "" {
+			t.Error(diff)
+		}
+	}
+}
+
+func testBuildSecrets(t *testing.T, e *env) {
+	src := source(t, map[string]string{"Dockerfile": "FROM " + e.base + "\nRUN --mount=type=secret,id=tok mkdir /data && wc -c < /run/secrets/tok > /data/n\nRUN test ! -s /run/secrets/tok\n"})
+	s := e.open(t, solve.SessionConfig{Source: src, Secrets: map[string][]byte{"tok": []byte("hunter22")}})
+	built, j := build(t, s, solve.Build{Step: "b", Staging: e.staging()})
+	if diff := cmp.Diff([]string{"n -rw-r--r-- 8"}, listing(t, pull(t, built.Ref), "data")); diff != "" {
+		t.Error(diff)
+	}
+	if strings.Contains(j.all(), "hunter22") {
+		t.Error("the secret is in the log")
+	}
+}
+
+func testBuildPlatforms(t *testing.T, e *env) {
+	src := source(t, map[string]string{"Dockerfile": "FROM scratch\nARG TARGETARCH\nCOPY f-$TARGETARCH /data/f\n", "f-amd64": "x86", "f-arm64": "arm"})
+	s := e.open(t, solve.SessionConfig{Source: src})
+	built, _ := build(t, s, solve.Build{Step: "b", Platforms: []string{"linux/amd64", "linux/arm64"}, Annotations: map[string]string{"a": "1"}, Staging: e.staging()})
+	ref, err := name.ParseReference(built.Ref, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := remote.Index(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range m.Manifests {
+		img, err := index.Image(d.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		im, err := img.Manifest()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, d.Platform.String()+" "+listing(t, img, "data")[0]+" "+im.Annotations["a"])
+	}
+	want := []string{"linux/amd64 f -rw-r--r-- x86 1", "linux/arm64 f -rw-r--r-- arm 1"}
+	if diff := cmp.Diff(want, got); diff != "" || m.Annotations["a"] != "1" {
+		t.Error(diff, m.Annotations)
+	}
+}
+
+func testBuildReproducible(t *testing.T, e *env) {
+	src := source(t, map[string]string{"Dockerfile": "FROM " + e.base + "\nRUN date > /dev/null; touch /x\nCOPY Dockerfile /d\n"})
+	s := e.open(t, solve.SessionConfig{Source: src})
+	var digests []string
+	for range 2 {
+		built, _ := build(t, s, solve.Build{Step: "b", NoCache: true, Epoch: time.Unix(1700000000, 0), Staging: e.staging()})
+		digests = append(digests, built.Digest)
+	}
+	if digests[0] != digests[1] {
+		t.Errorf("digests %v differ", digests)
+	}
+}
+
+func testBuildCancel(t *testing.T, e *env) {
+	src := source(t, map[string]string{"Dockerfile": "FROM " + e.base + "\nRUN echo up; sleep 100\n"})
+	s := e.open(t, solve.SessionConfig{Source: src})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	j := newJournal()
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.Build(ctx, solve.Build{Step: "b", Staging: e.staging()}, j.log)
+		done <- err
+	}()
+	j.await(t, "up\n")
+	why := errors.New("stop it")
+	cancel(why)
+	if err := <-done; !errors.Is(err, why) {
+		t.Errorf("Build: %v, want %v", err, why)
 	}
 }

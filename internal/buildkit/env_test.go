@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
@@ -31,7 +32,10 @@ import (
 	"kiln/internal/buildkit"
 	"kiln/internal/event"
 	"kiln/internal/solve"
+	"kiln/internal/solvertest"
 )
+
+func TestMain(m *testing.M) { solvertest.Main(m) }
 
 // An env is a daemon, a registry with a base image and a client of the daemon.
 type env struct {
@@ -44,7 +48,7 @@ type env struct {
 
 func newEnv(t testing.TB) *env {
 	t.Helper()
-	return newEnvAt(t, startStock(t).address)
+	return newEnvAt(t, solvertest.StartDaemon(t))
 }
 
 func newEnvAt(t testing.TB, address string) *env {
@@ -107,6 +111,7 @@ func startStock(t testing.TB, args ...string) *stock {
 	s := &stock{address: "unix://" + dir + "/sock", root: filepath.Join(dir, "root"), args: args}
 	t.Cleanup(func() {
 		s.stop(t)
+		sweep(t, dir)
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
@@ -124,10 +129,6 @@ func (s *stock) start(t testing.TB) {
 	s.cmd = exec.Command(bin, append([]string{"--root", s.root, "--addr", s.address, "--oci-worker-net=host",
 		"--oci-worker-gc=false", "--containerd-worker=false"}, s.args...)...)
 	s.cmd.Env = append(os.Environ(), "BUILDKIT_STEP_LOG_MAX_SIZE=-1", "BUILDKIT_STEP_LOG_MAX_SPEED=-1")
-	if f := os.Getenv("BKLOG"); f != "" {
-		w, _ := os.OpenFile(f, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
-		s.cmd.Stdout, s.cmd.Stderr = w, w
-	}
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -145,6 +146,37 @@ func (s *stock) kill(t testing.TB) {
 		t.Fatal(err)
 	}
 	_ = s.cmd.Wait()
+}
+
+// sweep removes what a killed daemon has left below dir: it does not do so itself.
+func sweep(t testing.TB, dir string) {
+	t.Helper()
+	out, err := exec.Command("runc", "list", "--format", "json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var containers []struct{ ID, Bundle string }
+	if err := json.Unmarshal(out, &containers); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range containers {
+		if strings.HasPrefix(c.Bundle, dir) {
+			if err := exec.Command("runc", "delete", "--force", c.ID).Run(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir) {
+			if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
+				t.Errorf("unmount %s: %v", at, err)
+			}
+		}
+	}
 }
 
 // busybox returns an image with a static busybox and its usual names.

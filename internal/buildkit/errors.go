@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
@@ -25,7 +26,7 @@ type diskFullError struct {
 }
 
 func (e *diskFullError) Error() string {
-	return fmt.Sprintf("the disk of the build daemon %s is full, also after its unused cache was removed: "+
+	return fmt.Sprintf("the disk of the build daemon %s is full, and removing its unused cache did not help: "+
 		"free space under the daemon's root or lower its cache limits: %v", e.address, e.err)
 }
 
@@ -50,10 +51,30 @@ func (c *Client) freeDisk(ctx context.Context) error {
 	if c.freed.Load() != before {
 		return nil // while waiting, somebody else did it
 	}
-	_, err := c.pruneMatching(ctx, "")
-	c.freed.Add(1)
-	return err
+	// Removing needs some space itself, and loses track of what it could not remove for want of it.
+	// What has just failed gives up its own, but not at once.
+	for wait := freeWait; ; wait *= 2 {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		_, err := c.pruneMatching(ctx, "")
+		if err == nil {
+			c.freed.Add(1)
+			return nil
+		}
+		if !isDiskFull(err) || wait >= maxFreeWait {
+			return err
+		}
+	}
 }
+
+// The times before tries to free the disk.
+const (
+	freeWait    = 500 * time.Millisecond
+	maxFreeWait = 2 * time.Second
+)
 
 // engineError returns err as the daemon's: marked unavailable when the daemon is gone.
 func (c *Client) engineError(ctx context.Context, err error) error {
@@ -103,20 +124,19 @@ func fromVertex(err error) bool {
 // stepFailure translates what the daemon says about a build that failed by itself.
 func (s *runSession) stepFailure(err error, vertices *vertexNames) *solve.StepError {
 	out := &solve.StepError{ExitCode: -1, Source: sourceOf(err)}
+	reason := tidy(s.redact.String(oneLine(err.Error())))
 	var exit *gatewaypb.ExitError
 	if errors.As(err, &exit) {
 		out.ExitCode = int(exit.ExitCode)
-		name := "the command"
-		var v *errdefs.VertexError
-		if errors.As(err, &v) {
-			if n := commandOf(vertices.name(v.Digest)); n != "" {
-				name = n
-			}
-		}
-		out.Message = fmt.Sprintf("%s: exit code %d", s.redact.String(name), exit.ExitCode)
-		return out
+		reason = fmt.Sprintf("exit code %d", exit.ExitCode)
 	}
-	out.Message = clip(tidy(s.redact.String(oneLine(err.Error()))), maxMessage)
+	out.Message = clip(reason, maxMessage)
+	var v *errdefs.VertexError
+	if errors.As(err, &v) {
+		if command := commandOf(vertices.name(v.Digest)); command != "" {
+			out.Message = s.redact.String(command) + ": " + out.Message
+		}
+	}
 	return out
 }
 
@@ -136,12 +156,16 @@ func sourceOf(err error) string {
 	return fmt.Sprintf("%s:%d", src.Info.Filename, src.Ranges[0].Start.Line)
 }
 
-// stagePrefix is what the frontend puts before a command in a vertex's name: "[build 2/3] ".
-var stagePrefix = regexp.MustCompile(`^\[[^\]]*\] `)
+// stageCommand is what the frontend calls the vertex of an instruction: "[build 2/3] RUN make".
+var stageCommand = regexp.MustCompile(`^\[[^\]]*\d+/\d+\] (.*)$`)
 
-// commandOf returns the instruction that a vertex's name tells, on one line.
+// commandOf returns the instruction that a vertex's name tells, on one line, or "".
 func commandOf(name string) string {
-	return clip(oneLine(stagePrefix.ReplaceAllString(name, "")), 200)
+	m := stageCommand.FindStringSubmatch(oneLine(name))
+	if m == nil {
+		return ""
+	}
+	return clip(m[1], 200)
 }
 
 // Words with which BuildKit wraps an error without telling the user anything.

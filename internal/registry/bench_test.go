@@ -100,6 +100,7 @@ func BenchmarkLargePush(b *testing.B) {
 	r := registrytest.Start(b)
 	blob := make([]byte, 64<<20)
 	b.SetBytes(int64(len(blob)))
+	b.StopTimer()
 	for i := range b.N {
 		copy(blob, fmt.Sprint(i))
 		d := digest.FromBytes(blob).String()
@@ -107,5 +108,18 @@ func BenchmarkLargePush(b *testing.B) {
 		res, _ := want(b, r, http.StatusAccepted, "POST", "/v2/bench/app/blobs/uploads/", nil)
 		want(b, r, http.StatusCreated, "PUT", res.Header.Get("Location")+"?digest="+d, blob)
 		b.StopTimer()
+	}
+}
+
+func BenchmarkOpen(b *testing.B) {
+	dir := b.TempDir()
+	for b.Loop() {
+		s, err := registry.Open(dir, registry.Options{})
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

@@ -249,7 +249,7 @@ func (s *Store) DeleteBlob(ctx context.Context, repository, dgst string) error {
 			return blobUnknown(repository, dgst)
 		}
 		if used != 0 {
-			return fmt.Errorf("%w: %s by a manifest of %s: delete the manifest first", errBlobInUse, dgst, repository)
+			return fmt.Errorf("%w: blob %s by a manifest of %s: delete the manifest first", errReferenced, dgst, repository)
 		}
 		return t.exec(`DELETE FROM repo_blob WHERE repo = ? AND blob = ?`, repo, blob)
 	})

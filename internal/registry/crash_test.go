@@ -94,7 +94,7 @@ func TestKilledRegistryLosesNothingItAcknowledged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	w := &witness{acked: map[string]string{}, events: map[string]string{}, by: map[string]string{}}
-	for round := range 4 {
+	for round := range 3 {
 		pushAndKill(t, dir, w, round, len(w.acked)+20+rand.IntN(30))
 		verify(t, dir, w)
 	}
@@ -153,7 +153,7 @@ func pushAndKill(t *testing.T, dir string, w *witness, round, acks int) {
 // pushOnce pushes one image: pushers of even number by tag, the others through a publication of two
 // tags. It returns what was acknowledged.
 func pushOnce(ctx context.Context, url string, pusher int, tag string) (names []string, d string, err error) {
-	layer := bytes.Repeat([]byte(tag), 20+pusher*3000) // some inline, some in files
+	layer := bytes.Repeat([]byte(tag), 20+pusher*6000) // some inline, some in files
 	repo := "team/app"
 	if pusher%2 == 1 {
 		repo = staging

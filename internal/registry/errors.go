@@ -48,7 +48,7 @@ var (
 	errTagInvalid       = errors.New("tag invalid")
 	errManifestTooLarge = errors.New("manifest too large")
 	errBlobTooLarge     = errors.New("blob too large")
-	errBlobInUse        = errors.New("blob is referenced")
+	errReferenced       = errors.New("content is referenced")
 	errUploadUnknown    = errors.New("upload unknown")
 	errUploadInvalid    = errors.New("upload invalid")
 	errUploadRange      = errors.New("chunk out of order")
@@ -80,7 +80,7 @@ var statusOf = []struct {
 	{errManifestTooLarge, http.StatusRequestEntityTooLarge, "MANIFEST_INVALID"},
 	{ErrBlobUnknown, http.StatusNotFound, "BLOB_UNKNOWN"},
 	{errBlobTooLarge, http.StatusRequestEntityTooLarge, "SIZE_INVALID"},
-	{errBlobInUse, http.StatusMethodNotAllowed, "UNSUPPORTED"},
+	{errReferenced, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{ErrDigestInvalid, http.StatusBadRequest, "DIGEST_INVALID"},
 	{errNameInvalid, http.StatusBadRequest, "NAME_INVALID"},
 	{errTagInvalid, http.StatusBadRequest, "TAG_INVALID"},
@@ -107,13 +107,13 @@ type wireError struct {
 	Detail  any    `json:"detail,omitempty"`
 }
 
-// writeError answers with err and reports whether it is a known condition. What no table row covers
-// is ours: its text may name files, so the caller gets none of it.
-func writeError(w http.ResponseWriter, err error) (known bool) {
+// writeError answers with err and returns the status. What no table row covers is ours: its text may
+// name files, so the caller gets none of it.
+func writeError(w http.ResponseWriter, err error) (status int) {
 	status, e := http.StatusInternalServerError, wireError{Code: "UNKNOWN", Message: "internal error"}
 	for _, row := range statusOf {
 		if errors.Is(err, row.err) {
-			status, e, known = row.status, wireError{Code: row.code, Message: err.Error()}, true
+			status, e = row.status, wireError{Code: row.code, Message: err.Error()}
 			break
 		}
 	}
@@ -122,7 +122,7 @@ func writeError(w http.ResponseWriter, err error) (known bool) {
 	}
 	w.Header().Del("Content-Length")
 	writeJSON(w, status, "application/json", wireErrors{Errors: []wireError{e}})
-	return known
+	return status
 }
 
 // writeJSON answers with v. An error means that the client is gone, which nobody is left to hear.

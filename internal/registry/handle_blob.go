@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -19,7 +18,7 @@ func contentHeader(w http.ResponseWriter, dgst, mediaType string) {
 	h.Set("ETag", `"`+dgst+`"`)
 }
 
-func (h *handler) getBlob(w http.ResponseWriter, r *http.Request, rt route) (err error) {
+func (h *handler) getBlob(w http.ResponseWriter, r *http.Request, rt route) error {
 	d, err := parseDigest(rt.ref)
 	if err != nil {
 		return err
@@ -28,7 +27,7 @@ func (h *handler) getBlob(w http.ResponseWriter, r *http.Request, rt route) (err
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, blob.Close()) }()
+	defer func() { _ = blob.Close() }() // it was only read
 	if err := checkRange(r, size); err != nil {
 		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
 		return err
@@ -48,21 +47,31 @@ func checkRange(r *http.Request, size int64) error {
 	}
 	list, ok := strings.CutPrefix(spec, "bytes=")
 	for one := range strings.SplitSeq(list, ",") {
-		from, to, dash := strings.Cut(strings.TrimSpace(one), "-")
-		number := from
-		if from == "" {
-			number = to // the last bytes
-		}
-		n, err := strconv.ParseInt(number, 10, 64)
-		if !ok || !dash || err != nil || n < 0 {
+		first, last, wellFormed := parseRange(strings.TrimSpace(one), size)
+		if !ok || !wellFormed {
 			r.Header.Del("Range")
 			return nil
 		}
-		if from == "" && n > 0 || from != "" && n < size {
+		if first <= last && first < size {
 			return nil
 		}
 	}
 	return fmt.Errorf("%w: %q of %d bytes", errRange, clip(spec), size)
+}
+
+// parseRange reads one range of size bytes: "1-2", "1-" or "-2".
+func parseRange(s string, size int64) (first, last int64, ok bool) {
+	from, to, ok := strings.Cut(s, "-")
+	if from == "" {
+		n, err := strconv.ParseUint(to, 10, 63)
+		return max(0, size-int64(n)), size - 1, ok && err == nil
+	}
+	f, err := strconv.ParseUint(from, 10, 63)
+	if err != nil || to == "" {
+		return int64(f), size - 1, ok && err == nil
+	}
+	l, err := strconv.ParseUint(to, 10, 63)
+	return int64(f), int64(l), ok && err == nil
 }
 
 func (h *handler) headBlob(w http.ResponseWriter, r *http.Request, rt route) error {

@@ -11,8 +11,9 @@ import (
 )
 
 const (
-	maxPage      = 10_000 // names in one list
-	maxReferrers = 1_000  // descriptors in one list
+	maxPage           = 10_000  // names in one list
+	maxReferrers      = 1_000   // descriptors in one list
+	maxReferrersBytes = 4 << 20 // of annotations in one list, unless one referrer alone has more
 )
 
 // A page is the part of a list that a request asks for.
@@ -108,16 +109,15 @@ func (h *handler) referrers(w http.ResponseWriter, r *http.Request, rt route) er
 		}
 	}
 	artifactType := q.Get("artifactType")
-	list, err := h.s.referrers(r.Context(), rt.repository, d.String(), artifactType, after, maxReferrers+1)
+	list, more, err := h.s.referrers(r.Context(), rt.repository, d.String(), artifactType, after)
 	if err != nil {
 		return err
 	}
 	if artifactType != "" {
 		w.Header().Set("OCI-Filters-Applied", "artifactType")
 	}
-	if len(list) > maxReferrers {
-		list = list[:maxReferrers]
-		q.Set("last", strconv.FormatInt(list[maxReferrers-1].id, 10))
+	if more {
+		q.Set("last", strconv.FormatInt(list[len(list)-1].id, 10))
 		setNext(w, r, q)
 	}
 	writeJSON(w, http.StatusOK, typeOCIIndex, struct {
@@ -128,28 +128,33 @@ func (h *handler) referrers(w http.ResponseWriter, r *http.Request, rt route) er
 	return nil
 }
 
-// referrers returns up to n manifests of a repository whose subject is dgst, in the order of their
-// rows, those after the given one. An empty artifactType means all.
-func (s *Store) referrers(ctx context.Context, repository, dgst, artifactType string, after int64, n int) (_ []referrer, err error) {
+// referrers returns manifests of a repository whose subject is dgst, in the order of their rows, those
+// after the given one, and whether there are more. An empty artifactType means all.
+func (s *Store) referrers(ctx context.Context, repository, dgst, artifactType string, after int64) (list []referrer, more bool, err error) {
 	rows, err := s.rows(ctx, `SELECT m.id, m.media_type, m.digest, m.size, m.artifact_type, m.annotations
 		FROM repository r JOIN manifest m ON m.repo = r.id
 		WHERE r.name = ?1 AND m.subject = ?2 AND m.id > ?3 AND (?4 = '' OR m.artifact_type = ?4)
-		ORDER BY m.id LIMIT ?5`, repository, dgst, after, artifactType, n)
+		ORDER BY m.id LIMIT ?5`, repository, dgst, after, artifactType, maxReferrers+1)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer func() { err = errors.Join(err, rows.Close()) }()
-	out := []referrer{}
+	list = []referrer{} // null is no list
+	size := 0
 	for rows.Next() {
 		var m referrer
 		var annotations []byte
 		if err := rows.Scan(&m.id, &m.MediaType, &m.Digest, &m.Size, &m.ArtifactType, &annotations); err != nil {
-			return nil, err
+			return nil, false, err
+		}
+		size += len(annotations)
+		if len(list) == maxReferrers || len(list) > 0 && size > maxReferrersBytes {
+			return list, true, nil
 		}
 		if err := json.Unmarshal(annotations, &m.Annotations); err != nil {
-			return nil, fmt.Errorf("annotations of %s: %w", m.Digest, err)
+			return nil, false, fmt.Errorf("annotations of %s: %w", m.Digest, err)
 		}
-		out = append(out, m)
+		list = append(list, m)
 	}
-	return out, rows.Err()
+	return list, false, rows.Err()
 }

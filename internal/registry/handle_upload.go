@@ -89,7 +89,7 @@ func (h *handler) patchUpload(w http.ResponseWriter, r *http.Request, rt route) 
 	if err != nil {
 		return err
 	}
-	if err := h.s.hold(u); err != nil {
+	if err := h.s.hold(r.Context(), u); err != nil {
 		return err
 	}
 	defer h.s.release(u)
@@ -111,7 +111,7 @@ func (h *handler) putUpload(w http.ResponseWriter, r *http.Request, rt route) er
 }
 
 func (h *handler) finishUpload(w http.ResponseWriter, r *http.Request, u *upload, dgst string) error {
-	if err := h.s.hold(u); err != nil {
+	if err := h.s.hold(r.Context(), u); err != nil {
 		return err
 	}
 	defer h.s.release(u)
@@ -139,7 +139,7 @@ func (h *handler) chunk(w http.ResponseWriter, r *http.Request, u *upload) error
 		if r.ContentLength >= 0 && r.ContentLength != end-start+1 {
 			return fmt.Errorf("%w: Content-Range %q and Content-Length %d disagree", errUploadInvalid, clip(cr), r.ContentLength)
 		}
-		if at := u.offset.Load(); start != at {
+		if at := u.offset(); start != at {
 			uploadHeader(w, u)
 			return fmt.Errorf("%w: the chunk begins at %d, the upload has %d bytes", errUploadRange, start, at)
 		}
@@ -170,7 +170,7 @@ func parseChunkRange(s string) (start, end int64, err error) {
 func uploadHeader(w http.ResponseWriter, u *upload) {
 	h := w.Header()
 	h.Set("Location", "/v2/"+u.repository+"/blobs/uploads/"+u.id)
-	h.Set("Range", fmt.Sprintf("0-%d", max(0, u.offset.Load()-1)))
+	h.Set("Range", fmt.Sprintf("0-%d", max(0, u.offset()-1)))
 	h.Set("Docker-Upload-UUID", u.id)
 	h.Set("Content-Length", "0")
 }

@@ -1,10 +1,10 @@
 package registry
 
 import (
-	"context"
-	"errors"
+	"io"
 	"net/http"
 	"strings"
+	"time"
 )
 
 // An Action is what a request wants to do with a repository.
@@ -81,14 +81,38 @@ type endpoint struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
+	r.Body = &patientBody{ReadCloser: r.Body, control: http.NewResponseController(w)}
 	err := h.serve(w, r)
 	if err == nil {
 		return
 	}
-	// A client that has gone is no incident.
-	if !writeError(w, err) && !errors.Is(err, context.Canceled) {
-		h.s.opt.Log.Error("registry request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+	status := writeError(w, err)
+	if status >= http.StatusInternalServerError && r.Context().Err() == nil { // a client that is gone is no incident
+		h.s.opt.Log.Error("registry request failed", "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
 	}
+}
+
+// stall is how long a client may pause while it sends a body.
+const stall = 2 * time.Minute
+
+// A patientBody is a request's body that may take as long as it likes, if only it does not stall.
+type patientBody struct {
+	io.ReadCloser
+	control *http.ResponseController
+	renewed time.Time
+}
+
+func (b *patientBody) Read(p []byte) (int, error) {
+	if now := time.Now(); now.Sub(b.renewed) > stall/4 {
+		b.renewed = now
+		// Not every connection has deadlines; those of tests do without.
+		_ = b.control.SetReadDeadline(now.Add(stall))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		_ = b.control.SetReadDeadline(time.Time{}) // the handler itself may take longer
+	}
+	return n, err
 }
 
 func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {

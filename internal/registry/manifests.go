@@ -215,18 +215,27 @@ func manifestUnknown(repository, ref string) error {
 }
 
 // DeleteManifest deletes a manifest and the tags that name it. Its content stays until nothing else
-// needs it. A manifest with a protected tag is refused.
+// needs it. A manifest with a protected tag is refused, and so is one that an index of the
+// repository needs.
 func (s *Store) DeleteManifest(ctx context.Context, repository, dgst string) error {
 	return s.write.do(ctx, func(t *tx) error {
-		var repo, m int64
-		var mediaType string
-		ok, err := t.row(`SELECT r.id, m.id, m.media_type FROM repository r JOIN manifest m ON m.repo = r.id
-			WHERE r.name = ? AND m.digest = ?`, []any{repository, dgst}, &repo, &m, &mediaType)
+		var (
+			repo, m   int64
+			mediaType string
+			used      bool
+		)
+		ok, err := t.row(`SELECT r.id, m.id, m.media_type, EXISTS (SELECT 1 FROM manifest_child c JOIN manifest i ON i.id = c.manifest
+				WHERE c.child = m.digest AND i.repo = r.id)
+			FROM repository r JOIN manifest m ON m.repo = r.id
+			WHERE r.name = ? AND m.digest = ?`, []any{repository, dgst}, &repo, &m, &mediaType, &used)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return manifestUnknown(repository, dgst)
+		}
+		if used {
+			return fmt.Errorf("%w: manifest %s by an index of %s: delete the index first", errReferenced, dgst, repository)
 		}
 		tags, err := t.strings(`SELECT name FROM tag WHERE manifest = ?`, m)
 		if err != nil {
@@ -238,16 +247,23 @@ func (s *Store) DeleteManifest(ctx context.Context, repository, dgst string) err
 				return err
 			}
 		}
-		for _, q := range []string{
-			`DELETE FROM manifest_body WHERE manifest = ?`,
-			`DELETE FROM manifest_blob WHERE manifest = ?`,
-			`DELETE FROM manifest_child WHERE manifest = ?`,
-			`DELETE FROM manifest WHERE id = ?`,
-		} {
-			if err := t.exec(q, m); err != nil {
-				return err
-			}
+		if err := t.deleteManifest(m); err != nil {
+			return err
 		}
 		return t.record(OutboxEvent{Type: ImageDeleted, Repository: repository, Digest: dgst, MediaType: mediaType})
 	})
+}
+
+func (t *tx) deleteManifest(m int64) error {
+	for _, q := range []string{
+		`DELETE FROM manifest_body WHERE manifest = ?`,
+		`DELETE FROM manifest_blob WHERE manifest = ?`,
+		`DELETE FROM manifest_child WHERE manifest = ?`,
+		`DELETE FROM manifest WHERE id = ?`,
+	} {
+		if err := t.exec(q, m); err != nil {
+			return err
+		}
+	}
+	return nil
 }

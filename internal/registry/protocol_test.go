@@ -160,9 +160,12 @@ func TestBlobRanges(t *testing.T) {
 			{"bytes=-2", 206, n - 2, n},
 			{fmt.Sprintf("bytes=5-%d", 10*n), 206, 5, n},
 			{fmt.Sprintf("bytes=%d-", n), 416, 0, 0},
+			{"bytes=5-0", 416, 0, 0},
+			{"bytes=-0", 416, 0, 0},
+			{"bytes=x", 200, 0, n}, // not a range: ignored
 		} {
 			res, b := want(t, r, c.status, "GET", path, nil, "Range", c.spec)
-			if c.status == 206 && !bytes.Equal(b, content[c.from:c.to]) {
+			if c.status != 416 && !bytes.Equal(b, content[c.from:c.to]) {
 				t.Errorf("%s of %d bytes: got %d bytes", c.spec, n, len(b))
 			}
 			if got, want := res.Header.Get("Content-Range"), fmt.Sprintf("bytes %d-%d/%d", c.from, c.to-1, n); c.status == 206 && got != want {
@@ -383,6 +386,31 @@ func TestReferrers(t *testing.T) {
 		t.Errorf("referrers after deletion: %q", got)
 	}
 	want(t, r, http.StatusBadRequest, "GET", "/v2/a/referrers/nonsense", nil)
+	// Large annotations: the list comes in pages.
+	for i := range 2 {
+		refer("application/x.large", strings.Repeat(fmt.Sprint(i), 2_200_000))
+	}
+	got, res = list("?artifactType=application/x.large")
+	if next, _, ok := strings.Cut(strings.TrimPrefix(res.Header.Get("Link"), "<"), ">"); !ok || len(got) != 1 {
+		t.Errorf("%d referrers and Link %q", len(got), res.Header.Get("Link"))
+	} else if got, _ := list(strings.TrimPrefix(next, "/v2/a/referrers/"+subject)); len(got) != 1 {
+		t.Errorf("%d referrers on the second page", len(got))
+	}
+}
+
+func TestChildOfAnIndexCannotBeDeleted(t *testing.T) {
+	t.Parallel()
+	r := registrytest.Start(t)
+	img := image(t, r, "a", "layer")
+	child := digest.FromBytes(img).String()
+	want(t, r, http.StatusCreated, "PUT", "/v2/a/manifests/"+child, img, "Content-Type", ociManifest)
+	index := []byte(`{"schemaVersion":2,"mediaType":"` + ociIndex + `","manifests":[{"mediaType":"` + ociManifest + `","digest":"` + child + `","size":5}]}`)
+	want(t, r, http.StatusCreated, "PUT", "/v2/a/manifests/t", index, "Content-Type", ociIndex)
+	if _, b := want(t, r, http.StatusMethodNotAllowed, "DELETE", "/v2/a/manifests/"+child, nil); code(t, b) != "UNSUPPORTED" {
+		t.Errorf("delete of a child: %s", b)
+	}
+	want(t, r, http.StatusAccepted, "DELETE", "/v2/a/manifests/"+digest.FromBytes(index).String(), nil)
+	want(t, r, http.StatusAccepted, "DELETE", "/v2/a/manifests/"+child, nil)
 }
 
 func TestListsArePaged(t *testing.T) {

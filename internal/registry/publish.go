@@ -57,13 +57,15 @@ func (s *Store) RaiseFence(ctx context.Context, run string, attempt int) error {
 	})
 }
 
-// FinishRun removes a run's fence: whoever still works for the run publishes nothing any more. The
-// manifests it staged become collectable. Finishing a run twice is harmless.
+// FinishRun removes a run's fence: whoever still works for the run publishes nothing any more. What
+// the run staged needs no longer be kept. Finishing a run twice is harmless.
 func (s *Store) FinishRun(ctx context.Context, run string) error {
 	if err := checkRun(run); err != nil {
 		return err
 	}
 	return s.write.do(ctx, func(t *tx) error {
+		// The fence is what keeps a run's staging repository alive: a collector takes the staging
+		// repositories that have none.
 		return t.exec(`DELETE FROM fence WHERE run = ?`, run)
 	})
 }

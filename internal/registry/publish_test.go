@@ -205,7 +205,7 @@ func TestControlNeedsPermission(t *testing.T) {
 func TestConcurrentPushersOfOneTag(t *testing.T) {
 	t.Parallel()
 	r := registrytest.Start(t)
-	const pushers, pushes = 6, 8
+	const pushers, pushes = 4, 6
 	t.Run("pushers", func(t *testing.T) {
 		for p := range pushers {
 			t.Run(fmt.Sprint(p), func(t *testing.T) {

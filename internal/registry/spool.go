@@ -9,25 +9,35 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// spaceStep is how many bytes are written between two looks at the free space.
-const spaceStep = 1 << 20
+const (
+	// spaceStep is how many bytes are written between two looks at the free space.
+	spaceStep = 1 << 20
+	// flushStep is how many bytes are written before the disk is asked to begin with them.
+	flushStep = 8 << 20
+	// syncFileRangeWrite is SYNC_FILE_RANGE_WRITE of sync_file_range(2).
+	syncFileRangeWrite = 2
+)
 
 var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 128<<10); return &b }}
 
 // A spool receives the content of one blob: in memory while it is small, then in a file below the
 // uploads directory. It is used by one goroutine at a time.
 type spool struct {
-	s       *Store
-	key     string
-	buf     []byte
-	file    *os.File // nil while the content is in buf
-	size    int64
-	sha     hash.Hash // sha256 of what was written
-	checked int64     // bytes for which there was space
+	s        *Store
+	key      string
+	buf      []byte
+	file     *os.File // nil while the content is in buf
+	size     int64
+	sha      hash.Hash    // sha256 of what was written
+	received atomic.Int64 // size, for those who look on
+	checked  int64        // bytes for which there was space
+	flushed  int64        // bytes that the disk was asked to begin with
 }
 
 func (s *Store) newSpool() (*spool, error) {
@@ -74,6 +84,7 @@ func (sp *spool) append(p []byte) error {
 	}
 	sp.sha.Write(p)
 	sp.size += int64(len(p))
+	sp.received.Store(sp.size)
 	return nil
 }
 
@@ -99,8 +110,15 @@ func (sp *spool) store(p []byte) error {
 		}
 		sp.checked = sp.size + spaceStep
 	}
-	_, err := sp.file.Write(p)
-	return err
+	if _, err := sp.file.Write(p); err != nil {
+		return err
+	}
+	if n := sp.size + int64(len(p)) - sp.flushed; n >= flushStep {
+		// A hint: the final sync waits for less if the disk begins now.
+		_ = syscall.SyncFileRange(int(sp.file.Fd()), sp.flushed, n, syncFileRangeWrite)
+		sp.flushed += n
+	}
+	return nil
 }
 
 func (sp *spool) path() string { return filepath.Join(sp.s.dir, uploadsDir, sp.key) }

@@ -106,6 +106,11 @@ func (s *Store) open() error {
 			return err
 		}
 	}
+	for _, d := range []string{s.dir, filepath.Dir(s.dir)} { // the names just made must last, too
+		if err := syncDir(d); err != nil {
+			return err
+		}
+	}
 	lock, err := lockDir(s.dir)
 	if err != nil {
 		return err

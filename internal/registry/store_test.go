@@ -243,3 +243,25 @@ func TestStartSweepsUploads(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+func TestLookingAtABlobRenewsItsLease(t *testing.T) {
+	t.Parallel()
+	r := registrytest.Start(t)
+	d := putBlob(t, r, "a", []byte("x"))
+	db, err := sql.Open("sqlite", filepath.Join(r.Dir, "registry.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(`UPDATE repo_blob SET touched = 0`); err != nil {
+		t.Fatal(err)
+	}
+	want(t, r, 200, "HEAD", "/v2/a/blobs/"+d, nil)
+	var touched int64
+	err = db.QueryRow(`SELECT touched FROM repo_blob`).Scan(&touched)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if time.Since(time.UnixMilli(touched)) > time.Minute {
+		t.Errorf("the lease is of %v", time.UnixMilli(touched))
+	}
+}

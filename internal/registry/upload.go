@@ -7,23 +7,24 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 )
 
+// holdPatience is how long a request waits for another one that works on the same upload.
+const holdPatience = 10 * time.Second
+
 // An upload is a blob that a client sends in one or more requests.
 type upload struct {
 	id         string
 	repository string
-	offset     atomic.Int64 // bytes received
-	gone       atomic.Bool  // ended: cancelled, completed or too old
+	gone       atomic.Bool // ended: cancelled, completed or too old
 	expiry     *time.Timer
 
-	mu sync.Mutex // held by the request that works on it
-	sp *spool
+	held chan struct{} // has a token while a request works on it
+	sp   *spool
 }
 
 // startUpload begins an upload into a repository.
@@ -32,7 +33,7 @@ func (s *Store) startUpload(repository string) (*upload, error) {
 	if err != nil {
 		return nil, err
 	}
-	u := &upload{id: sp.key, repository: repository, sp: sp}
+	u := &upload{id: sp.key, repository: repository, sp: sp, held: make(chan struct{}, 1)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
@@ -58,10 +59,21 @@ func (s *Store) findUpload(repository, id string) (*upload, error) {
 	return u, nil
 }
 
-// hold gives the caller u for one request. The caller calls release.
-func (s *Store) hold(u *upload) error {
-	if !u.mu.TryLock() {
-		return fmt.Errorf("%w: %s", errUploadBusy, u.id)
+// hold gives the caller u for one request. A client that tries again after its connection broke may
+// have to wait until that is noticed. The caller calls release.
+func (s *Store) hold(ctx context.Context, u *upload) error {
+	select {
+	case u.held <- struct{}{}:
+	default:
+		patience := time.NewTimer(holdPatience)
+		defer patience.Stop()
+		select {
+		case u.held <- struct{}{}:
+		case <-patience.C:
+			return fmt.Errorf("%w: %s", errUploadBusy, u.id)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	if u.gone.Load() {
 		s.release(u)
@@ -73,12 +85,11 @@ func (s *Store) hold(u *upload) error {
 
 // release ends a request's work on u; an upload that has ended loses its content.
 func (s *Store) release(u *upload) {
-	defer u.mu.Unlock()
-	if u.gone.Load() {
-		s.cleanUp(u)
-		return
-	}
 	u.expiry.Reset(s.opt.UploadAge)
+	<-u.held
+	if u.gone.Load() {
+		s.dropUpload(u) // whoever ended it left the content to the holder
+	}
 }
 
 // dropUpload ends an upload. Its content goes at once, or when the request that works on it notices.
@@ -88,9 +99,11 @@ func (s *Store) dropUpload(u *upload) {
 	s.mu.Unlock()
 	u.gone.Store(true)
 	u.expiry.Stop()
-	if u.mu.TryLock() {
+	select {
+	case u.held <- struct{}{}:
 		s.cleanUp(u)
-		u.mu.Unlock()
+		<-u.held
+	default:
 	}
 }
 
@@ -100,11 +113,13 @@ func (s *Store) cleanUp(u *upload) {
 	}
 }
 
+// offset is how many bytes have been received. It may be asked for at any time.
+func (u *upload) offset() int64 { return u.sp.received.Load() }
+
 // receive appends a chunk to u, which the caller holds. An upload that the disk has no room for is
 // dropped, so that its space comes back.
 func (s *Store) receive(u *upload, r io.Reader) error {
 	err := u.sp.readFrom(r, func() bool { return !u.gone.Load() })
-	u.offset.Store(u.sp.size)
 	if err != nil && !errors.Is(err, errUploadInvalid) {
 		s.dropUpload(u)
 	}

@@ -112,7 +112,7 @@ func (c *Contexts) Missing(ctx context.Context, key string, tree *Tree) (Missing
 	if m.Exists, err = c.Has(ctx, m.ID); err != nil || m.Exists {
 		return m, err
 	}
-	if err := c.checkSize(tree); err != nil {
+	if err := c.checkSizes(tree); err != nil {
 		return m, err
 	}
 	newest, err := load(ctx, c.Blobs, keyTag(keySum(key)), c.Limits.withDefaults().maxConfig())
@@ -138,7 +138,7 @@ func (c *Contexts) Put(ctx context.Context, id, key, base string, body io.Reader
 	if got := tree.ID(); got != id {
 		return malformed("the list of files has the ID %s, not %s", got, id)
 	}
-	if err := c.checkSize(tree); err != nil {
+	if err := c.checkSizes(tree); err != nil {
 		return err
 	}
 	next, missing, err := c.rebase(ctx, base, tree)
@@ -152,10 +152,18 @@ func (c *Contexts) Put(ctx context.Context, id, key, base string, body io.Reader
 	return c.store(ctx, next)
 }
 
-func (c *Contexts) checkSize(tree *Tree) error {
+func (c *Contexts) checkSizes(tree *Tree) error {
 	limit := c.Limits.withDefaults().Content
 	if n := tree.Size(); n > limit {
 		return &TooLargeError{What: "context", Size: uint64(n), Limit: limit}
+	}
+	sizes := make(map[Sum]int64, len(tree.Entries))
+	for i := range tree.Entries {
+		e := &tree.Entries[i]
+		if n, ok := sizes[e.Digest]; ok && n != e.Size {
+			return malformed("%q: a content cannot have two sizes, %d and %d", e.Path, n, e.Size)
+		}
+		sizes[e.Digest] = e.Size
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -34,48 +35,55 @@ type Handler struct {
 	Log *slog.Logger
 }
 
-// ServeHTTP routes the two requests.
+// ServeHTTP answers the two requests, and 404 to all others.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+apiclient.PathContexts, h.missing)
-	mux.HandleFunc("PUT "+apiclient.PathContexts+"/{id}", h.put)
-	mux.ServeHTTP(w, r)
+	id, found := strings.CutPrefix(r.URL.Path, apiclient.PathContexts)
+	id, hasID := strings.CutPrefix(id, "/")
+	switch {
+	case found && !hasID && id == "" && r.Method == http.MethodPost:
+		h.serve(w, r, h.missing)
+	case found && hasID && r.Method == http.MethodPut:
+		h.serve(w, r, func(r *http.Request, key string, body io.Reader) (int, any, error) {
+			err := h.Contexts.Put(r.Context(), id, key, r.URL.Query().Get("base"), body)
+			return http.StatusCreated, Missing{ID: id, Exists: true}, err
+		})
+	default:
+		h.serve(w, r, func(r *http.Request, _ string, _ io.Reader) (int, any, error) {
+			return 0, nil, &apiclient.Error{
+				Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+				Message: r.Method + " " + r.URL.Path + " is not part of the API",
+			}
+		})
+	}
 }
 
-func (h *Handler) missing(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, func(key string, body io.Reader) (int, any, error) {
-		tree, err := readHead(body, h.Contexts.Limits)
-		if err != nil {
-			return 0, nil, err
-		}
-		m, err := h.Contexts.Missing(r.Context(), key, tree)
-		return http.StatusOK, m, err
-	})
+func (h *Handler) missing(r *http.Request, key string, body io.Reader) (int, any, error) {
+	tree, err := readHead(body, h.Contexts.Limits)
+	if err != nil {
+		return 0, nil, err
+	}
+	m, err := h.Contexts.Missing(r.Context(), key, tree)
+	return http.StatusOK, m, err
 }
 
-func (h *Handler) put(w http.ResponseWriter, r *http.Request) {
-	h.serve(w, r, func(key string, body io.Reader) (int, any, error) {
-		id := r.PathValue("id")
-		err := h.Contexts.Put(r.Context(), id, key, r.URL.Query().Get("base"), body)
-		return http.StatusCreated, Missing{ID: id, Exists: true}, err
-	})
-}
+// An action reads a body and returns the status and the value of the answer.
+type action func(r *http.Request, key string, body io.Reader) (status int, answer any, err error)
 
 // serve opens the body, answers with what f returns, and drains what f has not read.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, f func(string, io.Reader) (int, any, error)) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, f action) {
 	status, answer, err := 0, any(nil), error(nil)
 	if key := r.URL.Query().Get("key"); key == "" || len(key) > maxKey {
 		err = malformed("parameter key: %d bytes, 1 to %d are allowed", len(key), maxKey)
 	} else if body, e := decompress(r); e != nil {
 		err = e
 	} else {
-		status, answer, err = f(key, body)
+		status, answer, err = f(r, key, body)
 		body.Close()
 	}
 	if err != nil {
 		_, _ = io.CopyN(io.Discard, r.Body, drainLimit)
 		e := h.describe(err)
-		if e.Status >= http.StatusInternalServerError && h.Log != nil {
+		if e.Status >= http.StatusInternalServerError && h.Log != nil && r.Context().Err() == nil {
 			h.Log.ErrorContext(r.Context(), "context not stored", "err", err)
 		}
 		status, answer = e.Status, map[string]any{"error": e}
@@ -110,6 +118,9 @@ func decompress(r *http.Request) (io.ReadCloser, error) {
 
 // describe says what went wrong without telling what the server's files are called.
 func (h *Handler) describe(err error) *apiclient.Error {
+	if e, ok := errors.AsType[*apiclient.Error](err); ok {
+		return e
+	}
 	e := &apiclient.Error{Message: err.Error()}
 	switch {
 	case errors.Is(err, ErrBaseGone):

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -89,7 +90,8 @@ func (h *hasher) try(name string, e *Entry) (bool, error) {
 	defer f.Close()
 	sum := sha256.New()
 	var n int64
-	for {
+	// What is appended meanwhile shows in the size afterwards.
+	for n == 0 || n < before.Size() {
 		k, err := f.Read(h.buf)
 		sum.Write(h.buf[:k])
 		n += int64(k)
@@ -111,19 +113,15 @@ func (h *hasher) try(name string, e *Entry) (bool, error) {
 
 // openRegular opens a file that a walk saw as a regular one, and refuses what replaced it since.
 func openRegular(name string) (*os.File, fs.FileInfo, error) {
-	seen, err := os.Lstat(name)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !seen.Mode().IsRegular() {
+	f, err := os.OpenFile(name, os.O_RDONLY|openFlags, 0)
+	if errors.Is(err, syscall.ELOOP) {
 		return nil, nil, fmt.Errorf("%s: %w", name, ErrChanged)
 	}
-	f, err := os.Open(name)
 	if err != nil {
 		return nil, nil, err
 	}
 	fi, err := f.Stat()
-	if err == nil && !os.SameFile(seen, fi) {
+	if err == nil && !fi.Mode().IsRegular() {
 		err = fmt.Errorf("%s: %w", name, ErrChanged)
 	}
 	if err != nil {

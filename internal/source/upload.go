@@ -46,15 +46,17 @@ func Key(dir string) (string, error) {
 	return hex.EncodeToString(sum[:]), nil
 }
 
-// Upload brings the tree of the directory dir to the server, of which it sends what the newest
-// context under key lacks. It is idempotent. progress, if not nil, is called in turn with the bytes of the
-// contents sent so far and of all that are sent.
+// Upload brings the tree of the directory dir to the server: it sends what the newest context under
+// key lacks. It is idempotent. progress, if not nil, is told the bytes of contents sent so far and of
+// all that will be; its calls do not overlap.
 //
 // It returns ErrChanged if a file is no longer what the tree says: scan again; *apiclient.Error for
 // what the server answers, and apiclient.ErrUnreachable if there is none.
 func Upload(ctx context.Context, hc *http.Client, baseURL, token, key string, tree *Tree, dir string, progress func(done, total int64)) error {
-	u := &uploader{hc: hc, base: strings.TrimSuffix(baseURL, "/") + apiclient.PathContexts, token: token, key: key, tree: tree, dir: dir, progress: progress}
-	u.compress = worthCompressing(baseURL)
+	u := &uploader{
+		hc: hc, base: strings.TrimSuffix(baseURL, "/") + apiclient.PathContexts, token: token, key: key,
+		tree: tree, dir: dir, compress: worthCompressing(baseURL), progress: progress,
+	}
 	if tree.Size() <= sendAtOnce {
 		return u.put(ctx, Missing{ID: tree.ID(), Entries: tree.contents()})
 	}

@@ -198,6 +198,8 @@ func TestHostileUploadsAreRefused(t *testing.T) {
 	with := func(entries ...Entry) *Tree { return &Tree{Entries: entries} }
 	huge := file("huge", "x")
 	huge.Size = 1 << 40
+	twoSizes := with(file("a", "aaa"), file("b", "aaa"))
+	twoSizes.Entries[1].Size = 4
 	bomb := file("bomb", "x")
 	bomb.Size = 1 << 20
 
@@ -234,6 +236,7 @@ func TestHostileUploadsAreRefused(t *testing.T) {
 		{name: "broken zstd", encoding: "zstd", body: compressed(body(enc, a, b, end))[:30], status: 422, message: "upload: "},
 		{name: "broken gzip", encoding: "gzip", body: []byte("no"), status: 422, message: "upload: "},
 		{name: "unknown encoding", encoding: "br", body: body(enc, a, b, end), status: 422, message: `content encoding "br"`},
+		{name: "two sizes", tree: twoSizes, body: body(twoSizes.Encode(), a, end), status: 422, message: "two sizes"},
 		{name: "traversal", tree: with(file("../a", "aaa")), body: body(with(file("../a", "aaa")).Encode(), a, end), status: 422, message: `"../a": path has an element ".."`},
 		{name: "absolute", tree: with(file("/a", "aaa")), body: body(with(file("/a", "aaa")).Encode(), a, end), status: 422, message: "absolute path"},
 		{name: "base that is gone", base: strings.Repeat("0", 64), body: body(enc, end), status: 409, message: "is gone"},
@@ -302,6 +305,18 @@ func TestHostileQuestionsAreRefused(t *testing.T) {
 	} {
 		if status, e := request(t, http.MethodPost, s.url+apiclient.PathContexts+tt.query, "", tt.body); status != tt.status {
 			t.Errorf("%s: status %d, %+v; want %d", name, status, e, tt.status)
+		}
+	}
+}
+
+func TestOtherRequestsAreNotFound(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for _, r := range []struct{ method, path string }{
+		{"PUT", ""}, {"PUT", "x"}, {"POST", "/" + strings.Repeat("0", 64)}, {"POST", "x"}, {"DELETE", "/x"}, {"GET", ""},
+	} {
+		if status, e := request(t, r.method, s.url+apiclient.PathContexts+r.path+"?key=k", "", nil); status != http.StatusNotFound || e.Code != apiclient.CodeNotFound {
+			t.Errorf("%s %s: status %d, %+v", r.method, r.path, status, e)
 		}
 	}
 }

@@ -8,13 +8,14 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// routeLogs sends what BuildKit and containerd log to l. Their informative messages are about single
-// requests, so they arrive at debug level.
+// routeLogs sends what BuildKit and containerd log to l. Their errors are mostly failed builds, which
+// are results and not errors here, and their warnings things that nobody can do anything about; so
+// they arrive as warnings and at debug level.
 func routeLogs(l *slog.Logger) {
 	logrus.SetOutput(io.Discard)
 	logrus.SetFormatter(discardFormat{})
 	logrus.StandardLogger().ReplaceHooks(logrus.LevelHooks{})
-	level := logrus.WarnLevel
+	level := logrus.ErrorLevel
 	if l.Enabled(context.Background(), slog.LevelDebug) {
 		level = logrus.InfoLevel
 	}
@@ -55,8 +56,7 @@ func (h slogHook) Fire(e *logrus.Entry) error {
 
 func slogLevel(l logrus.Level) slog.Level {
 	switch l {
-	case logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel, logrus.WarnLevel:
-		// A failed build is an error for BuildKit and a result for us.
+	case logrus.PanicLevel, logrus.FatalLevel, logrus.ErrorLevel:
 		return slog.LevelWarn
 	default:
 		return slog.LevelDebug

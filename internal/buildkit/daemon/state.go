@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	bolterrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
@@ -84,6 +85,15 @@ func (d *databases) onTmpfs() bool { return d.dir != d.kept }
 // known to describe what is there: they are in use since a daemon was killed, or a daemon that
 // stopped properly put them aside.
 func (d *databases) prepare(log *slog.Logger) error {
+	if d.onTmpfs() {
+		tmpfs := filepath.Dir(d.dir)
+		if err := makePrivate(tmpfs); err != nil {
+			return err
+		}
+		if err := removeOrphans(tmpfs); err != nil {
+			log.Warn("databases of roots that are gone were not removed", "dir", tmpfs, "err", err)
+		}
+	}
 	for _, dir := range []string{d.dir, d.kept} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err
@@ -107,25 +117,29 @@ func (d *databases) prepare(log *slog.Logger) error {
 
 // reset empties root and databases and begins a new generation.
 func (d *databases) reset() error {
-	if err := discard(d.root); err != nil {
-		return err
-	}
-	if err := os.MkdirAll(d.kept, 0o700); err != nil {
-		return err
-	}
-	for _, name := range append([]string{generationFile}, databaseFiles...) {
+	// Until the end nobody is named as the owner: without a generation in the root, another daemon
+	// would take these for orphans.
+	for _, name := range append([]string{ownerFile, generationFile}, databaseFiles...) {
 		if err := os.RemoveAll(d.path(name)); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(d.path(ownerFile), []byte(d.root), 0o600); err != nil {
+	if err := discard(d.root); err != nil {
 		return err
+	}
+	for _, dir := range []string{d.dir, d.kept} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
 	}
 	generation := rand.Text()
 	if err := writeDurably(d.path(generationFile), generation); err != nil {
 		return err
 	}
-	return writeDurably(filepath.Join(d.root, generationFile), generation)
+	if err := writeDurably(filepath.Join(d.root, generationFile), generation); err != nil {
+		return err
+	}
+	return os.WriteFile(d.path(ownerFile), []byte(d.root), 0o600)
 }
 
 // restore copies the kept databases to where they are used.
@@ -177,6 +191,23 @@ func (d *databases) keep() error {
 		return err
 	}
 	return os.RemoveAll(d.dir)
+}
+
+// makePrivate makes a directory that nobody else can write to, or finds that it is one. A tmpfs is
+// usually open to all users.
+func makePrivate(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	fi, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || !fi.IsDir() || int(stat.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s: must be a directory of user %d that others cannot write to: remove it or choose another", dir, os.Geteuid())
+	}
+	return nil
 }
 
 // removeOrphans removes databases below tmpfs whose root is gone: they would take memory for ever.

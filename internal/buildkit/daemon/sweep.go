@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,20 @@ import (
 
 // deleteTimeout bounds the removal of one container.
 const deleteTimeout = 20 * time.Second
+
+// Sweep removes what a daemon of that configuration that was killed left in the kernel: containers,
+// mounts and networks. Serve does it too; it is for those who do not start the daemon again.
+func Sweep(ctx context.Context, cfg Config) error {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	unlock, err := lockRoot(&cfg)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return sweep(ctx, &cfg)
+}
 
 // sweep removes what a daemon that was killed left in the kernel: containers, mounts and networks,
 // and the files of those containers. Only what belongs to the root is touched.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"kiln/internal/event"
@@ -24,6 +25,7 @@ type Plain struct {
 	lines    map[lineKey]*liner
 	attempt  int
 	said     map[string]bool // announcements made or waiting
+	spoke    map[string]bool // steps, by attempt, that have said something
 	waiting  []announcement  // by time
 	last     run.Run
 }
@@ -57,6 +59,7 @@ func NewPlain(w io.Writer) *Plain {
 		vertices: map[vertexKey]*vertexLine{},
 		lines:    map[lineKey]*liner{},
 		said:     map[string]bool{},
+		spoke:    map[string]bool{},
 	}
 }
 
@@ -65,8 +68,11 @@ func (p *Plain) Chunk(c event.LogChunk) {
 	defer p.w.Flush()
 	label := labelOf(c.Step)
 	for i, e := range c.Entries {
-		p.announceUntil(e.Time)
+		if !e.Time.IsZero() {
+			p.announceUntil(e.Time)
+		}
 		p.announceAttempt(c.Attempt)
+		p.spoke[stepKey(c.Attempt, c.Step)] = true
 		key := vertexKey{c.Attempt, c.Step, e.VertexID}
 		switch {
 		case e.Vertex != nil:
@@ -184,8 +190,8 @@ func (p *Plain) Run(r run.Run) {
 		}
 	}
 	for _, s := range r.Steps {
-		key := fmt.Sprintf("step %s %d ", s.ID, s.Attempt)
-		if !s.Started.IsZero() {
+		key := stepKey(s.Attempt, s.ID)
+		if !s.Started.IsZero() && !p.spoke[key] { // else it is late, and plain to see
 			p.plan(key+"started", announcement{at: s.Started, label: labelOf(s.ID), text: "=> started"})
 		}
 		if s.State.Done() {
@@ -200,6 +206,8 @@ func (p *Plain) Run(r run.Run) {
 	}
 	p.last = r
 }
+
+func stepKey(attempt int, step string) string { return fmt.Sprintf("step %d %s ", attempt, step) }
 
 // plan puts an announcement on the waiting list, once. One without a time waits for the end.
 func (p *Plain) plan(key string, a announcement) {
@@ -260,7 +268,7 @@ func stepOutcome(s run.Step) string {
 	text := string(s.State)
 	switch {
 	case s.Error != "":
-		text += ": " + Clean(s.Error)
+		text += ": " + Clean(strings.TrimPrefix(s.Error, "step "+s.ID+": "))
 	case s.ExitCode != nil && *s.ExitCode != 0:
 		text += fmt.Sprintf(": exit code %d", *s.ExitCode)
 	}

@@ -22,7 +22,7 @@ type Terminal struct {
 	updates  chan *client.SolveStatus
 	finished chan struct{}
 	vertices map[digest.Digest]*client.Vertex // drawn so far
-	cleaners map[digest.Digest]*cleaner
+	logs     map[digest.Digest]*logState
 	kinds    map[string]string // of steps, by ID
 }
 
@@ -36,7 +36,7 @@ func NewTerminal(ctx context.Context, f *os.File) (*Terminal, error) {
 		updates:  make(chan *client.SolveStatus, 64),
 		finished: make(chan struct{}),
 		vertices: map[digest.Digest]*client.Vertex{},
-		cleaners: map[digest.Digest]*cleaner{},
+		logs:     map[digest.Digest]*logState{},
 		kinds:    map[string]string{},
 	}
 	go func() {
@@ -82,13 +82,27 @@ func (t *Terminal) Chunk(c event.LogChunk) {
 	t.send(s)
 }
 
+// maxDrawn bounds the output of one vertex that is drawn, in bytes: all of it stays in memory.
+const maxDrawn = 4 << 20
+
+type logState struct {
+	cleaner
+	drawn int
+}
+
 func (t *Terminal) clean(id digest.Digest, b []byte) []byte {
-	c := t.cleaners[id]
-	if c == nil {
-		c = &cleaner{}
-		t.cleaners[id] = c
+	l := t.logs[id]
+	if l == nil {
+		l = &logState{}
+		t.logs[id] = l
 	}
-	return c.clean(nil, b)
+	if l.drawn > maxDrawn {
+		return nil
+	}
+	if l.drawn += len(b); l.drawn > maxDrawn {
+		return []byte("\n[more output than is drawn; see the run's log]\n")
+	}
+	return l.cleaner.clean(nil, b)
 }
 
 func (t *Terminal) send(s *client.SolveStatus) {
@@ -192,7 +206,7 @@ func (t *Terminal) Close() {
 	s, now := &client.SolveStatus{}, time.Now()
 	for id, v := range t.vertices {
 		problem := context.Canceled.Error()
-		if strings.HasPrefix(string(id), "0/") || v.Started == nil {
+		if ofRun := strings.Contains(string(id), "//"); ofRun {
 			problem = ""
 		}
 		if v.Started != nil {

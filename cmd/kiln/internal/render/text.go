@@ -76,14 +76,14 @@ func (c *cleaner) sequence(dst []byte, x byte) []byte {
 // Clean returns what may be shown of s as one line: no control characters, no escape sequences but
 // colours, no line breaks.
 func Clean(s string) string {
-	if !strings.ContainsFunc(s, unsafe) {
+	if !strings.ContainsFunc(s, hidden) {
 		return s
 	}
 	var c cleaner
 	return string(visible(c.clean(nil, []byte(s))))
 }
 
-func unsafe(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
+func hidden(r rune) bool { return unicode.IsControl(r) || r == utf8.RuneError }
 
 // visible makes a cleaned line valid UTF-8 without C1 controls and line breaks.
 func visible(line []byte) []byte {

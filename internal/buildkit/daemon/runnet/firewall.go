@@ -219,14 +219,20 @@ func ifName(name string) []byte {
 	return b
 }
 
-// enableForwarding makes the host route packets, without which no container reaches the network.
-func enableForwarding(log *slog.Logger) error {
+// Forwarding tells whether the host routes IPv4 packets. New switches it on.
+func Forwarding() (bool, error) {
 	b, err := os.ReadFile(forwardingFile)
 	if err != nil {
-		return err
+		return false, err
 	}
-	if len(b) > 0 && b[0] != '0' {
-		return nil
+	return len(b) > 0 && b[0] != '0', nil
+}
+
+// enableForwarding makes the host route packets, without which no container reaches the network.
+func enableForwarding(log *slog.Logger) error {
+	on, err := Forwarding()
+	if on || err != nil {
+		return err
 	}
 	if err := os.WriteFile(forwardingFile, []byte("1"), 0o644); err != nil {
 		return fmt.Errorf("IP forwarding is off and cannot be switched on (sysctl -w net.ipv4.ip_forward=1): %w", err)

@@ -132,8 +132,11 @@ func (p *Provider) New(ctx context.Context, hostname string, _ network.Namespace
 	}
 	step, run := split(hostname)
 	e, err := p.join(run, step)
-	if err != nil || e.up {
-		return e, err
+	if err != nil {
+		return nil, err
+	}
+	if e.up {
+		return e, nil
 	}
 	if err := e.connect(p.host); err != nil {
 		return nil, errors.Join(fmt.Errorf("network of %q: %w", hostname, err), e.Close())

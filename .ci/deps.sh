@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Makes sure that what kiln or its tests need beside Go is on this host.
+#
+#	.ci/deps.sh run     what a server and the examples need
+#	.ci/deps.sh test    that, and what the tests need
+#
+# As root on Debian it installs what is missing; otherwise it names the command and exits with 2.
+set -euo pipefail
+
+missing=()
+
+# need PACKAGE CHECK... adds the package to the missing ones if the check fails.
+need() {
+	local package=$1
+	shift
+	"$@" >/dev/null 2>&1 || missing+=("$package")
+}
+
+program() { PATH=$PATH:/usr/sbin:/sbin command -v "$1"; }
+
+static_busybox() {
+	local dir
+	dir=$(mktemp -d)
+	"$(dirname "$0")/../examples/base/prepare.sh" "$dir" && rm -r "$dir" || { rm -r "$dir"; return 1; }
+}
+
+check() {
+	missing=()
+	need runc program runc
+	need busybox-static static_busybox
+	need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
+	if [ "$1" = test ]; then
+		need gcc program gcc # the race detector
+		need libc6-dev test -e /usr/include/stdlib.h
+		need git program git
+		need make program make
+		need skopeo program skopeo
+	fi
+}
+
+case "${1:-}" in
+run | test) ;;
+*)
+	echo "usage: $0 run|test" >&2
+	exit 2
+	;;
+esac
+check "$1"
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+	echo "installing ${missing[*]}" >&2
+	export DEBIAN_FRONTEND=noninteractive
+	log=$(mktemp)
+	{ apt-get update && apt-get install --yes --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null ||
+		{ cat "$log" >&2; rm "$log"; exit 1; }
+	rm "$log"
+	check "$1"
+	[ ${#missing[@]} -gt 0 ] || exit 0
+fi
+echo "$0: missing: ${missing[*]}. Try: sudo apt-get install ${missing[*]}" >&2
+exit 2

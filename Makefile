@@ -1,0 +1,56 @@
+# What can be made here: make help
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# Programs are static. Checks are made with the same setting, so that both share compiled packages.
+export CGO_ENABLED ?= 0
+
+# How often `make soak` repeats every test, and how long `make fuzz` tries each target.
+SOAK ?= 10
+FUZZTIME ?= 30s
+
+.PHONY: help build check test soak bench demo fuzz clean
+
+help: ## list what can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the program, as bin/kiln
+	go build -o bin/kiln ./cmd/kiln
+
+check: ## formatting, vet and staticcheck
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \
+		echo "not formatted (try: gofmt -w FILE):"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	go run $(STATICCHECK) ./...
+
+test: ## all tests, with the race detector; needs root
+	@.ci/deps.sh test
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m ./...
+
+soak: ## all tests, SOAK times over (10)
+	@.ci/deps.sh test
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 4h -count $(SOAK) ./...
+
+bench: ## the benchmarks; needs root and a quiet machine
+	@.ci/deps.sh test
+	go run ./internal/bench
+
+demo: ## build and run the examples on a server of their own; ends by itself
+	@.ci/deps.sh run
+	@$(MAKE) --no-print-directory build
+	@examples/demo.sh bin/kiln
+
+fuzz: ## every fuzz target for FUZZTIME (30s)
+	@for pkg in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -r -n1 dirname | sort -u); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+clean: ## what was made
+	rm -rf bin examples/base/busybox

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"kiln/internal/run"
+)
+
+// taskSlow builds, works for a while in a container, and pushes.
+const taskSlow = `version: v1.1.0
+steps:
+  - id: image
+    build: -t $Registry/slow:$ID .
+  - id: slow
+    cmd: $Registry/slow:$ID sh -c 'for i in 1 2 3 4 5 6; do echo "tick $i"; sleep 1; done'
+  - id: publish
+    push: ["$Registry/slow:$ID"]
+`
+
+// slowRun starts a run of taskSlow and returns when its container is at work.
+func slowRun(t *testing.T, s *server) (id string, out *syncBuffer, wait func() int) {
+	t.Helper()
+	dir := files(t, map[string]string{"Dockerfile": base, "acr-task.yaml": taskSlow})
+	id = strings.TrimSpace(s.must("run", "--no-wait", dir))
+	out, wait = s.follow("logs", "-f", id)
+	waitFor(t, "the container to work", func() bool { return strings.Contains(out.String(), "slow | tick 2") })
+	return id, out, wait
+}
+
+// tagExists reports whether the run has published its image.
+func tagExists(t *testing.T, s *server, id string) bool {
+	t.Helper()
+	ref, err := name.NewTag(s.host()+"/slow:"+id, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := os.ReadFile(s.data + "/admin.token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = remote.Head(ref, remote.WithAuth(&authn.Basic{Username: "kiln", Password: strings.TrimSpace(string(token))}))
+	return err == nil
+}
+
+// checkTakenOver checks that a run whose first attempt was killed has succeeded in its second, without
+// building again.
+func checkTakenOver(t *testing.T, s *server, id, log string) {
+	t.Helper()
+	r := s.show(id)
+	if r.State != run.Succeeded || r.Attempt != 2 || r.Attempts[0].Outcome != "lost" {
+		t.Fatalf("run is %s after attempt %d: %s\n%+v", r.State, r.Attempt, r.Reason, r.Attempts)
+	}
+	if r.Steps[0].Attempt != 1 || r.Steps[1].Attempt != 2 {
+		t.Errorf("the build was done by attempt %d, the container ran in attempt %d; want 1 and 2", r.Steps[0].Attempt, r.Steps[1].Attempt)
+	}
+	for _, want := range []string{"attempt 2", "image | => finished by an earlier attempt"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("log lacks %q:\n%s", want, log)
+		}
+	}
+	if n := strings.Count(log, "tick 1\n"); n != 2 {
+		t.Errorf("the log shows %d beginnings of the container, want both attempts'", n)
+	}
+	if !tagExists(t, s, id) {
+		t.Error("the tag is missing")
+	}
+}
+
+func TestRunSurvivesTheDeathOfServerAndDaemon(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	id, out, wait := slowRun(t, s)
+	s.kill()
+	s.start()
+	if tagExists(t, s, id) && !s.show(id).State.Final() {
+		t.Error("a tag exists before its push step")
+	}
+	if code := wait(); code != 0 {
+		t.Errorf("the follower ended with %d:\n%s", code, out)
+	}
+	checkTakenOver(t, s, id, out.String())
+	checkFence(t, s, id)
+}
+
+// checkFence tries to publish in the name of an attempt that was given up.
+func checkFence(t *testing.T, s *server, id string) {
+	t.Helper()
+	body := `{"run":"` + id + `","attempt":1,"step":"publish","tags":[{"repository":"slow","tag":"zombie","digest":"` +
+		s.show(id).Images[0].Digest + `"}]}`
+	req, err := http.NewRequest(http.MethodPost, s.url+"/v2/.kiln/publish", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := os.ReadFile(s.data + "/admin.token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.SetBasicAuth("kiln", strings.TrimSpace(string(token)))
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusConflict {
+		t.Errorf("publication of the lost attempt: %s, want 409", resp.Status)
+	}
+}
+
+func TestRunSurvivesTheDeathOfTheDaemon(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	id, out, wait := slowRun(t, s)
+	if err := syscall.Kill(s.daemon(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := wait(); code != 0 {
+		t.Errorf("the follower ended with %d:\n%s", code, out)
+	}
+	checkTakenOver(t, s, id, out.String())
+}
+
+func TestSoftStopHandsTheRunBackAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := startServer(t, "--grace", "1s")
+	id, out, wait := slowRun(t, s)
+	s.stop()
+	checkNothingLeft(t, s)
+	s.start()
+	if code := wait(); code != 0 {
+		t.Errorf("the follower ended with %d:\n%s", code, out)
+	}
+	checkTakenOver(t, s, id, out.String())
+	s.stop()
+	checkNothingLeft(t, s)
+}
+
+// checkNothingLeft looks for processes and mounts of a server that has stopped.
+func checkNothingLeft(t *testing.T, s *server) {
+	t.Helper()
+	left := processes(t, func(cmdline string, _ int) bool { return strings.Contains(cmdline, s.data) })
+	if len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, s.data) {
+			t.Errorf("mount left: %s", line)
+		}
+	}
+}
+
+func TestSecondServerIsRefused(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	for name, args := range map[string][]string{
+		"same data":   {"serve", "--data", s.data, "--listen", "127.0.0.1:0"},
+		"same port":   {"serve", "--data", t.TempDir(), "--listen", s.host()},
+		"bad address": {"serve", "--data", t.TempDir(), "--listen", "nowhere"},
+	} {
+		r := runKiln(t, nil, args...)
+		if r.code != 2 || !strings.HasPrefix(r.err, "kiln: ") || r.out != "" {
+			t.Errorf("%s: exit code %d, printed %q\n%s", name, r.code, r.out, r.err)
+		}
+	}
+}
+
+func TestNoServer(t *testing.T) {
+	t.Parallel()
+	for name, env := range map[string][]string{
+		"never started": {"KILN_DATA=" + t.TempDir()},
+		"nobody there":  {"KILN_SERVER=http://127.0.0.1:1", "KILN_TOKEN=x"},
+	} {
+		r := runKiln(t, env, "runs")
+		if r.code != 3 || !strings.Contains(r.err, "Try: kiln serve") {
+			t.Errorf("%s: exit code %d, want 3\n%s", name, r.code, r.err)
+		}
+	}
+}

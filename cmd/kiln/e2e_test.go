@@ -1,0 +1,296 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+
+	"kiln/internal/run"
+)
+
+// The tests in files named e2e_*_test.go run the program as its users do: a server with its own build
+// daemon as a process, and commands against it.
+
+// A server is a running `kiln serve`.
+type server struct {
+	t    testing.TB
+	data string
+	args []string
+	cmd  *exec.Cmd
+	url  string
+	log  *syncBuffer
+	gone chan struct{}
+}
+
+// startServer starts a server on a data directory of its own; it is stopped when t ends.
+func startServer(t testing.TB, args ...string) *server {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("the build daemon needs root; run the tests as root")
+	}
+	s := &server{t: t, data: filepath.Join(t.TempDir(), "data"), args: args, log: &syncBuffer{}}
+	s.start()
+	t.Cleanup(func() {
+		s.stop()
+		if t.Failed() {
+			t.Logf("log of the server:\n%s", s.log)
+		}
+	})
+	return s
+}
+
+// start starts the server again, at the address it had.
+func (s *server) start() {
+	s.t.Helper()
+	listen := "127.0.0.1:0"
+	if s.url != "" {
+		listen = strings.TrimPrefix(s.url, "http://")
+	}
+	s.cmd = exec.Command("kiln", append([]string{"serve", "--data", s.data, "--listen", listen, "-v"}, s.args...)...)
+	s.cmd.Stderr = s.log
+	out, err := s.cmd.StdoutPipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.gone = make(chan struct{})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	go func(cmd *exec.Cmd, gone chan struct{}) {
+		_, _ = io.Copy(io.Discard, out)
+		_ = cmd.Wait()
+		close(gone)
+	}(s.cmd, s.gone)
+	if err != nil {
+		<-s.gone
+		s.t.Fatalf("server not ready: %v\n%s", err, s.log)
+	}
+	_, rest, _ := strings.Cut(line, " at ")
+	s.url, _, _ = strings.Cut(rest, " ")
+}
+
+// stop stops the server softly and waits until it is gone.
+func (s *server) stop() {
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-s.gone:
+	case <-time.After(time.Minute):
+		s.t.Error("server did not stop within a minute of SIGTERM")
+		s.kill()
+	}
+}
+
+// kill ends the server and its build daemon as a power cut would.
+func (s *server) kill() {
+	daemon := s.daemon()
+	_ = s.cmd.Process.Kill()
+	if daemon > 0 {
+		_ = syscall.Kill(daemon, syscall.SIGKILL)
+	}
+	<-s.gone
+}
+
+// daemon is the process ID of the server's build daemon.
+func (s *server) daemon() int {
+	pids := processes(s.t, func(cmdline string, parent int) bool {
+		return parent == s.cmd.Process.Pid && strings.Contains(cmdline, buildkitdCommand)
+	})
+	if len(pids) != 1 {
+		return 0
+	}
+	return pids[0]
+}
+
+// host is the name of the server's registry.
+func (s *server) host() string { return strings.TrimPrefix(s.url, "http://") }
+
+// A commandResult is what a command left.
+type commandResult struct {
+	out, err string
+	code     int
+}
+
+// kiln runs a command against the server to its end.
+func (s *server) kiln(args ...string) commandResult {
+	s.t.Helper()
+	return runKiln(s.t, []string{"KILN_DATA=" + s.data}, args...)
+}
+
+// must is kiln for a command that has to succeed; it returns its standard output.
+func (s *server) must(args ...string) string {
+	s.t.Helper()
+	r := s.kiln(args...)
+	if r.code != 0 {
+		s.t.Fatalf("kiln %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.out, r.err)
+	}
+	return r.out
+}
+
+func runKiln(t testing.TB, env []string, args ...string) commandResult {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "kiln", args...)
+	cmd.Env = append(os.Environ(), env...)
+	var out, errOut bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return commandResult{out.String(), errOut.String(), cmd.ProcessState.ExitCode()}
+}
+
+// show returns the record of a run.
+func (s *server) show(id string) run.Run {
+	s.t.Helper()
+	var r run.Run
+	if err := json.Unmarshal([]byte(s.must("show", id, "-o", "json")), &r); err != nil {
+		s.t.Fatal(err)
+	}
+	return r
+}
+
+// image pulls an image of the server's registry.
+func (s *server) image(ref string) v1.Image {
+	s.t.Helper()
+	r, err := name.ParseReference(ref, name.Insecure)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	token, err := os.ReadFile(filepath.Join(s.data, "admin.token"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	img, err := remote.Image(r, remote.WithAuth(&authn.Basic{Username: "kiln", Password: strings.TrimSpace(string(token))}))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return img
+}
+
+// follow starts a command and returns its output as it grows, and a function that waits for its end.
+func (s *server) follow(args ...string) (out *syncBuffer, wait func() int) {
+	s.t.Helper()
+	out = &syncBuffer{}
+	cmd := exec.Command("kiln", args...)
+	cmd.Env = append(os.Environ(), "KILN_DATA="+s.data)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { _ = cmd.Wait(); close(done) }()
+	s.t.Cleanup(func() { _ = cmd.Process.Kill(); <-done })
+	return out, func() int { <-done; return cmd.ProcessState.ExitCode() }
+}
+
+// A syncBuffer collects output that is read while it grows.
+type syncBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// waitFor waits until what is true; it fails the test after half a minute.
+func waitFor(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(30 * time.Second)
+	for !is() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("timed out: %s", what)
+		}
+	}
+}
+
+// processes returns the IDs of the processes that match.
+func processes(t testing.TB, match func(cmdline string, parent int) bool) []int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var pids []int
+	for _, e := range entries {
+		var pid, parent int
+		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
+			continue
+		}
+		cmdline, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		stat, err := os.ReadFile(filepath.Join("/proc", e.Name(), "stat"))
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+		if _, err := fmt.Sscan(fields[1], &parent); err != nil {
+			t.Fatal(err)
+		}
+		if match(strings.ReplaceAll(string(cmdline), "\x00", " "), parent) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// base begins a Dockerfile on a static busybox that files puts into the context.
+const base = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n"
+
+// files makes a directory with these files, and a static busybox.
+func files(t testing.TB, content map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	program, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatalf("%v (Debian: apt-get install busybox-static)", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "busybox"), program, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range content {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}

@@ -1,0 +1,172 @@
+package arch_test
+
+import (
+	"path"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// layer ranks the packages: one may import only packages of a lower rank. Packages of equal rank do
+// not know each other; those of the components meet through NATS.
+var layer = map[string]int{
+	// The language, by itself.
+	"taskspec": 0,
+
+	// Pure values: no I/O, no clock, no goroutines.
+	"internal/run":        1,
+	"internal/task":       1,
+	"internal/graph":      1,
+	"internal/dockerfile": 1,
+
+	// Contracts between components: what is on the wire, what a solver does, what the API says.
+	"internal/event":     2,
+	"internal/solve":     3,
+	"internal/apiclient": 3,
+
+	// Parts of the infrastructure that others of them are made of.
+	"internal/buildkit/progress":      4,
+	"internal/buildkit/daemon/runnet": 4,
+	"internal/buildkit/daemon":        5,
+
+	// Infrastructure: each package owns one protocol or one store.
+	"internal/auth":               6,
+	"internal/bus":                6,
+	"internal/store":              6,
+	"internal/buildkit":           6,
+	"internal/buildkit/supervise": 6,
+	"internal/registry":           6,
+	"internal/source":             6,
+	"internal/secret":             6,
+
+	// Read models of it.
+	"internal/index": 7,
+
+	// Components.
+	"webhook":      8,
+	"triggers":     8,
+	"scheduler":    8,
+	"worker":       8,
+	"internal/api": 8,
+	"internal/web": 8,
+
+	// Programs, which plug the components together, and what only they use.
+	"cmd/kiln/internal/render": 9,
+	"cmd/kiln":                 10,
+	"internal/bench":           10,
+	"examples":                 10,
+	"examples/pull":            10,
+
+	// Real servers for tests. Nothing but tests imports them.
+	"internal/natstest":     11,
+	"internal/registrytest": 11,
+	"internal/gittest":      11,
+	"internal/solvertest":   11,
+	"internal/arch":         11,
+}
+
+func TestImportsPointDown(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		rank, ok := layer[p.path]
+		if !ok {
+			t.Errorf("package %q has no layer; give it one in internal/arch/imports_test.go", p.path)
+			continue
+		}
+		for _, to := range p.imports {
+			name, ours := within(to)
+			if below, known := layer[name]; ours && known && below >= rank {
+				t.Errorf("%s (layer %d) must not import %s (layer %d)", p.path, rank, name, below)
+			}
+		}
+	}
+}
+
+// pure lists the packages that are values and functions alone, with everything outside the standard
+// library that they may import.
+var pure = map[string][]string{
+	"taskspec":            {"github.com/Masterminds/sprig/v3", "github.com/distribution/reference", "gopkg.in/yaml.v3"},
+	"internal/run":        {},
+	"internal/event":      {"kiln/internal/run"},
+	"internal/task":       {"kiln/taskspec", "gopkg.in/yaml.v3"},
+	"internal/graph":      {"github.com/distribution/reference"},
+	"internal/dockerfile": {"github.com/moby/buildkit/frontend/dockerfile", "github.com/distribution/reference"},
+}
+
+// impure are packages of the standard library that reach outside the process or wait.
+var impure = []string{"context", "crypto/rand", "database/sql", "io/ioutil", "log", "math/rand", "math/rand/v2",
+	"net", "net/http", "os", "os/exec", "os/signal", "os/user", "plugin", "syscall"}
+
+func TestPurePackagesStayPure(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		allowed, ok := pure[p.path]
+		if !ok {
+			continue
+		}
+		for _, to := range p.imports {
+			_, ours := within(to)
+			external := ours || strings.Contains(strings.Split(to, "/")[0], ".")
+			switch {
+			case external && !slices.ContainsFunc(allowed, func(a string) bool { return below(to, a) }):
+				t.Errorf("%s must not import %s: it may import %q", p.path, to, allowed)
+			case !external && slices.Contains(impure, to):
+				t.Errorf("%s must not import %s: it is pure, so that what it does depends on its arguments alone", p.path, to)
+			}
+		}
+	}
+}
+
+// owners says which packages may import a module. A package that is not named asks one that is.
+var owners = map[string][]string{
+	// The parser of Dockerfiles and the progress display are BuildKit's own.
+	"github.com/moby/buildkit": {"internal/buildkit", "internal/solvertest", "internal/dockerfile", "internal/bench", "cmd/kiln/internal/render"},
+
+	"github.com/containerd/containerd/v2":    {"internal/buildkit"},
+	"github.com/google/nftables":             {"internal/buildkit/daemon/runnet"},
+	"github.com/vishvananda/netlink":         {"internal/buildkit/daemon/runnet"},
+	"github.com/nats-io/nats-server/v2":      {"internal/bus", "internal/natstest"},
+	"github.com/nats-io/nats.go":             {"internal/bus", "internal/store", "internal/index", "internal/natstest", "internal/bench"},
+	"modernc.org/sqlite":                     {"internal/registry", "internal/index"},
+	"github.com/distribution/distribution":   {"internal/registry"},
+	"github.com/google/go-containerregistry": {"internal/registry", "worker", "internal/bench", "examples/pull"},
+	"github.com/go-git/go-git/v5":            {"internal/source", "internal/gittest"},
+	"filippo.io/age":                         {"internal/secret"},
+	"github.com/spf13/cobra":                 {"cmd/kiln"},
+	"gopkg.in/yaml.v3":                       {"taskspec", "internal/task"},
+	"github.com/Masterminds/sprig/v3":        {"taskspec"},
+}
+
+func TestModulesHaveOwners(t *testing.T) {
+	t.Parallel()
+	for _, p := range packages(t) {
+		for _, to := range p.imports {
+			for module, allowed := range owners {
+				if below(to, module) && !slices.ContainsFunc(allowed, func(a string) bool { return below(p.path, a) }) {
+					t.Errorf("%s must not import %s: only %s may", p.path, to, strings.Join(allowed, ", "))
+				}
+			}
+		}
+	}
+}
+
+// below reports whether an import path is dir or lies in it.
+func below(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// TestLayersExist keeps the tables from naming packages that a typing error invented. Those of the
+// plan that do not exist yet have nothing to be checked.
+func TestLayersExist(t *testing.T) {
+	t.Parallel()
+	for name := range pure {
+		if _, ok := layer[name]; !ok {
+			t.Errorf("pure package %q has no layer", name)
+		}
+	}
+	for module, allowed := range owners {
+		for _, name := range allowed {
+			if _, ok := layer[name]; !ok || path.Clean(name) != name {
+				t.Errorf("owner %q of %s has no layer", name, module)
+			}
+		}
+	}
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"kiln/internal/apiclient"
+	"kiln/internal/run"
+)
+
+const (
+	overheadMust   = 8 // milliseconds
+	overheadFsyncs = 6 // of the data disk, on top
+)
+
+// overhead measures the time that a run takes beyond its solve: from the moment the request is sent
+// until the solve reaches the daemon, and from the daemon's answer to the solve until the client reads
+// that the run has succeeded. A proxy before a stock daemon notes when the solve passes; both ends are
+// read at the client, on a connection that is open, so the HTTP server and the loopback are included.
+func overhead(ctx context.Context, l *lab) (results []result, err error) {
+	address, err := l.startBuildkitd(ctx)
+	if err != nil {
+		return nil, err
+	}
+	socket := filepath.Join(l.dir, "proxy.sock")
+	p, err := startProxy(socket, address)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, p.close()) }()
+	k, err := l.startKiln(ctx, "unix://"+socket)
+	if err != nil {
+		return nil, err
+	}
+	s, err := l.kilnSide(ctx, k)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := l.specOf(ctx, k, s)
+	if err != nil {
+		return nil, err
+	}
+	var before, after, sum, answered []time.Duration
+	client := k.client()
+	for round := range warmUp + 2*l.n {
+		p.take()
+		t, err := timeRun(ctx, client, spec)
+		if err != nil {
+			return nil, err
+		}
+		solves := p.take()
+		if len(solves) != 1 {
+			return nil, fmt.Errorf("run %s made %d solves, 1 was expected", t.id, len(solves))
+		}
+		if round < warmUp {
+			continue
+		}
+		b, a := solves[0].begun.Sub(t.sent), t.visible.Sub(solves[0].ended)
+		before, after, sum, answered = append(before, b), append(after, a), append(sum, b+a), append(answered, t.answered.Sub(t.sent))
+	}
+	total, b, a, q := summarize(sum), summarize(before), summarize(after), summarize(answered)
+	return []result{{What: "request sent to solve, solve answered to Succeeded", Unit: "ms", Value: total.P50, Must: overheadMust, Fsyncs: overheadFsyncs,
+		Kiln: &total, Note: fmt.Sprintf("request sent to solve p50 %.1f p90 %.1f ms (the request is answered after %.1f ms), solve answered to Succeeded read p50 %.1f p90 %.1f ms; cached build on a stock daemon",
+			b.P50, b.P90, q.P50, a.P50, a.P90)}}, nil
+}
+
+// specOf builds and pushes once with the command line and returns what it asked for, so that the same
+// can be asked for again without it.
+func (l *lab) specOf(ctx context.Context, k *kilnServer, s *side) (run.Spec, error) {
+	if _, err := s.build(ctx); err != nil {
+		return run.Spec{}, err
+	}
+	id := s.last[strings.LastIndexByte(s.last, ':')+1:] // the tag is the run's ID
+	r, err := k.client().Run(ctx, id)
+	return r.Spec, err
+}
+
+// timedRun is when a run was asked for, answered and seen to have succeeded.
+type timedRun struct {
+	id                      string
+	sent, answered, visible time.Time
+}
+
+// timeRun executes a run and follows it to its end.
+func timeRun(ctx context.Context, c *apiclient.Client, spec run.Spec) (timedRun, error) {
+	t := timedRun{sent: time.Now()}
+	r, err := c.Submit(ctx, apiclient.Submit{Spec: spec})
+	if err != nil {
+		return t, err
+	}
+	t.id, t.answered = r.ID, time.Now()
+	err = c.Follow(ctx, r.ID, "", true, func(e apiclient.StreamEvent) error {
+		if e.Run != nil && e.Run.State.Final() && t.visible.IsZero() {
+			t.visible, r = time.Now(), *e.Run
+		}
+		return nil
+	})
+	if err == nil && r.State != run.Succeeded {
+		err = fmt.Errorf("run %s ended %s: %s", r.ID, r.State, r.Reason)
+	}
+	return t, err
+}

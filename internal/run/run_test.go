@@ -1,0 +1,45 @@
+package run_test
+
+import (
+	"crypto/rand"
+	"testing"
+	"time"
+
+	"kiln/internal/run"
+)
+
+func TestIDsAreUniqueSortAndAreValidTags(t *testing.T) {
+	seen, last := map[string]bool{}, ""
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	for i := range 2000 {
+		id, err := run.NewID(at.Add(time.Duration(i)*time.Second), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if seen[id] || !run.ValidID(id) || id <= last {
+			t.Fatalf("ID %q after %q: not new, not valid or not in order", id, last)
+		}
+		seen[id], last = true, id
+	}
+	for _, bad := range []string{"", "r1", "R00000000000", "r0000000000.", "r000000000000"} {
+		if run.ValidID(bad) {
+			t.Errorf("ValidID(%q) = true", bad)
+		}
+	}
+}
+
+func TestFinalStatesAreNeverLeft(t *testing.T) {
+	all := []run.State{run.Queued, run.Started, run.Running, run.Succeeded, run.Failed, run.Canceled, run.Error, run.Timeout}
+	for _, s := range all {
+		reachable := false
+		for _, to := range all {
+			if s.Final() && s.CanBecome(to) {
+				t.Errorf("%s can become %s", s, to)
+			}
+			reachable = reachable || to.CanBecome(s) || run.State("").CanBecome(s)
+		}
+		if !reachable {
+			t.Errorf("%s cannot be reached", s)
+		}
+	}
+}

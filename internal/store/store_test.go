@@ -1,0 +1,64 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"kiln/internal/event"
+	"kiln/internal/natstest"
+	"kiln/internal/run"
+	"kiln/internal/store"
+)
+
+func open(t *testing.T, ttl time.Duration) *store.Store {
+	t.Helper()
+	s, err := store.Open(t.Context(), natstest.Start(t).JetStream(), ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestUpdateOfAStaleRevisionIsAConflict(t *testing.T) {
+	t.Parallel()
+	s := open(t, time.Minute)
+	rev, err := s.Runs.Create(t.Context(), "ra", run.Run{ID: "ra"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Runs.Create(t.Context(), "ra", run.Run{ID: "ra"}); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("second Create: %v, want ErrConflict", err)
+	}
+	if _, err := s.Runs.Update(t.Context(), "ra", run.Run{ID: "ra", State: run.Started}, rev); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Runs.Update(t.Context(), "ra", run.Run{ID: "ra", State: run.Failed}, rev); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("stale Update: %v, want ErrConflict", err)
+	}
+	if r, _, err := s.Runs.Get(t.Context(), "ra"); err != nil || r.State != run.Started {
+		t.Errorf("Get = %s, %v, want Started", r.State, err)
+	}
+	if _, _, err := s.Runs.Get(t.Context(), "rb"); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("Get of nothing: %v, want ErrNotFound", err)
+	}
+}
+
+func TestLeaseThatIsNotRefreshedWakesTheWatcher(t *testing.T) {
+	t.Parallel()
+	s := open(t, time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if _, err := s.Leases.Put(ctx, "ra.1", event.Lease{Attempt: 1}); err != nil {
+		t.Fatal(err)
+	}
+	gone := false
+	err := s.Leases.Watch(ctx, ">", func(e *store.Entry[event.Lease]) bool {
+		gone = e != nil && e.Gone && e.Key == "ra.1"
+		return !gone
+	})
+	if err != nil || !gone {
+		t.Errorf("gone %v, %v: the lease did not expire", gone, err)
+	}
+}

@@ -1,0 +1,232 @@
+package scheduler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"kiln/internal/event"
+	"kiln/internal/run"
+)
+
+var t0 = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func decided(id string) run.Run { return run.Run{ID: id, Spec: run.Spec{Timeout: time.Hour}} }
+
+func member1(parallel int) event.Worker {
+	return event.Worker{Name: "one", Instance: "i1", Parallel: parallel}
+}
+
+func TestDecisionDeliveredTwiceMakesOneRun(t *testing.T) {
+	c := newCore()
+	c.join(member1(5), t0)
+	c.admit(decided("ra"), t0)
+	c.admit(decided("ra"), t0)
+	c.assign(t0)
+	c.admit(decided("ra"), t0)
+	c.assign(t0)
+	if got := c.runs["ra"].run.Attempt; got != 1 || len(c.runs) != 1 {
+		t.Errorf("attempt %d of %d runs, want attempt 1 of 1", got, len(c.runs))
+	}
+}
+
+func TestRunsWaitForASlotInOrderOfAge(t *testing.T) {
+	c := newCore()
+	c.admit(decided("rb"), t0.Add(time.Second))
+	c.admit(decided("ra"), t0)
+	c.assign(t0)
+	if s := c.runs["ra"].run.State; s != run.Queued {
+		t.Fatalf("without a worker: %s, want Queued", s)
+	}
+	c.join(member1(1), t0)
+	c.assign(t0)
+	if a, b := c.runs["ra"].run.State, c.runs["rb"].run.State; a != run.Started || b != run.Queued {
+		t.Fatalf("one slot: %s %s, want Started Queued", a, b)
+	}
+	c.report(event.Report{Run: "ra", Attempt: 1, Time: t0, Final: run.Succeeded}, t0)
+	c.assign(t0)
+	if a, b := c.runs["ra"].run.State, c.runs["rb"].run.State; a != run.Succeeded || b != run.Started {
+		t.Errorf("slot free: %s %s, want Succeeded Started", a, b)
+	}
+}
+
+func TestReportOfALostAttemptChangesNothing(t *testing.T) {
+	c := newCore()
+	c.join(member1(1), t0)
+	c.admit(decided("ra"), t0)
+	c.assign(t0)
+	c.expire("ra", 1, t0)
+	c.assign(t0)
+	c.report(event.Report{Run: "ra", Attempt: 1, Time: t0, Final: run.Failed, Reason: "zombie"}, t0)
+	if r := c.runs["ra"].run; r.State != run.Started || r.Attempt != 2 {
+		t.Errorf("got %s attempt %d, want Started attempt 2", r.State, r.Attempt)
+	}
+}
+
+func TestLostAttemptKeepsBuildsAndRepeatsCmds(t *testing.T) {
+	c := newCore()
+	c.join(member1(1), t0)
+	c.admit(decided("ra"), t0)
+	c.assign(t0)
+	c.report(event.Report{Run: "ra", Attempt: 1, Time: t0, Begun: true, Steps: []run.Step{
+		{ID: "b", Kind: "build", State: run.StepSucceeded, Attempt: 1, Output: &run.Output{Digest: "sha256:1"}},
+		{ID: "c", Kind: "cmd", State: run.StepSucceeded, Attempt: 1},
+		{ID: "p", Kind: "push", State: run.StepRunning, Attempt: 1},
+	}}, t0)
+	c.expire("ra", 1, t0)
+	want := map[string]run.StepState{"b": run.StepSucceeded, "c": run.StepPending, "p": run.StepPending}
+	for _, s := range c.runs["ra"].run.Steps {
+		if s.State != want[s.ID] {
+			t.Errorf("step %s is %s, want %s", s.ID, s.State, want[s.ID])
+		}
+	}
+}
+
+func TestRunThatKillsThreeWorkersIsGivenUp(t *testing.T) {
+	c := newCore()
+	c.join(member1(1), t0)
+	c.admit(decided("ra"), t0)
+	for n := 1; n <= 3; n++ {
+		c.assign(t0)
+		c.expire("ra", n, t0)
+	}
+	if r := c.runs["ra"].run; r.State != run.Error || r.Attempt != 3 {
+		t.Errorf("got %s after attempt %d, want Error after 3", r.State, r.Attempt)
+	}
+}
+
+func TestShutdownOfAWorkerIsNotHeldAgainstTheRun(t *testing.T) {
+	c := newCore()
+	c.join(member1(1), t0)
+	c.admit(decided("ra"), t0)
+	for n := 1; n <= 5; n++ {
+		c.assign(t0)
+		c.report(event.Report{Run: "ra", Attempt: n, Time: t0, Final: event.HandedBack, Blameless: true}, t0)
+	}
+	if r := c.runs["ra"].run; r.State != run.Queued || r.Attempt != 5 {
+		t.Errorf("got %s after attempt %d, want Queued after 5", r.State, r.Attempt)
+	}
+}
+
+func TestRestartedWorkerLosesItsAttemptsAtOnce(t *testing.T) {
+	c := newCore()
+	c.adopt(run.Run{ID: "ra", State: run.Running, Attempt: 1,
+		Attempts: []run.Attempt{{N: 1, Worker: "one", Instance: "i0"}}, Spec: run.Spec{Timeout: time.Hour}}, 7, t0.Add(time.Minute))
+	c.join(member1(1), t0)
+	c.assign(t0)
+	if r := c.runs["ra"].run; r.State != run.Started || r.Attempt != 2 || r.Attempts[1].Instance != "i1" {
+		t.Errorf("got %s attempt %d, want Started attempt 2 on i1", r.State, r.Attempt)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	t.Run("queued", func(t *testing.T) {
+		c := newCore()
+		c.admit(decided("ra"), t0)
+		c.cancel(c.runs["ra"], "kim", t0)
+		if r := c.runs["ra"].run; r.State != run.Canceled || len(c.queue) != 0 {
+			t.Errorf("got %s, queue %v", r.State, c.queue)
+		}
+	})
+	t.Run("worker does not answer", func(t *testing.T) {
+		c := newCore()
+		c.join(member1(1), t0)
+		c.admit(decided("ra"), t0)
+		c.assign(t0)
+		c.cancel(c.runs["ra"], "kim", t0)
+		c.tick(t0.Add(cancelGrace))
+		if r := c.runs["ra"]; r.run.State != run.Started || !r.stop {
+			t.Fatalf("within the grace period: %s, stop %v", r.run.State, r.stop)
+		}
+		c.tick(t0.Add(cancelGrace + time.Second))
+		if r := c.runs["ra"].run; r.State != run.Canceled || c.workers["i1"].busy != 0 {
+			t.Errorf("got %s, %d slots busy", r.State, c.workers["i1"].busy)
+		}
+	})
+	t.Run("worker is lost meanwhile", func(t *testing.T) {
+		c := newCore()
+		c.join(member1(1), t0)
+		c.admit(decided("ra"), t0)
+		c.assign(t0)
+		c.cancel(c.runs["ra"], "kim", t0)
+		c.expire("ra", 1, t0)
+		if r := c.runs["ra"].run; r.State != run.Canceled {
+			t.Errorf("got %s, want Canceled and no second attempt", r.State)
+		}
+	})
+}
+
+// TestInvariants throws random facts at the core and checks after each what must always hold.
+func TestInvariants(t *testing.T) {
+	for seed := range uint64(200) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		c, now := newCore(), t0
+		ended := map[string]run.State{}
+		for range 300 {
+			now = now.Add(time.Duration(rnd.IntN(2000)) * time.Millisecond)
+			fact(c, rnd, now)
+			c.assign(now)
+			check(t, c, ended, seed)
+			if t.Failed() {
+				return
+			}
+		}
+	}
+}
+
+func fact(c *core, rnd *rand.Rand, now time.Time) {
+	id := fmt.Sprintf("r%d", rnd.IntN(12))
+	instance := fmt.Sprintf("i%d", rnd.IntN(4))
+	e := c.runs[id]
+	switch rnd.IntN(9) {
+	case 0, 1:
+		c.admit(decided(id), now)
+	case 2:
+		c.join(event.Worker{Name: "w" + instance[1:], Instance: instance, Parallel: 1 + rnd.IntN(3)}, now)
+	case 3:
+		c.leave(instance)
+	case 4:
+		c.expire(id, rnd.IntN(4), now)
+	case 5:
+		if e != nil {
+			c.cancel(e, "kim", now)
+		}
+	case 6:
+		c.tick(now)
+	default:
+		finals := []run.State{"", run.Succeeded, run.Failed, event.HandedBack, run.Canceled}
+		c.report(event.Report{Run: id, Attempt: rnd.IntN(4), Begun: true, Time: now, Final: finals[rnd.IntN(len(finals))]}, now)
+	}
+}
+
+func check(t *testing.T, c *core, ended map[string]run.State, seed uint64) {
+	t.Helper()
+	held := map[string]int{}
+	for id, e := range c.runs {
+		if was, ok := ended[id]; ok && was != e.run.State {
+			t.Errorf("seed %d: run %s left its end %s for %s", seed, id, was, e.run.State)
+		}
+		if e.run.State.Final() {
+			ended[id] = e.run.State
+		}
+		if queued := slices.Contains(c.queue, id); queued != (e.run.State == run.Queued) {
+			t.Errorf("seed %d: run %s is %s, in the queue: %v", seed, id, e.run.State, queued)
+		}
+		if e.assigned() {
+			held[e.attempt().Instance]++
+		}
+		if len(e.run.Attempts) != e.run.Attempt {
+			t.Errorf("seed %d: run %s has %d attempts, the last is %d", seed, id, len(e.run.Attempts), e.run.Attempt)
+		}
+		if e.assigned() && e.attempt().Outcome != "" {
+			t.Errorf("seed %d: run %s is under way in an attempt that has ended", seed, id)
+		}
+	}
+	for instance, m := range c.workers {
+		if m.busy != held[instance] {
+			t.Errorf("seed %d: worker %s: %d slots busy, %d runs assigned", seed, instance, m.busy, held[instance])
+		}
+	}
+}

@@ -1,0 +1,155 @@
+package taskspec
+
+import (
+	"errors"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/tools/txtar"
+)
+
+// FuzzParse checks that Parse never panics, is a function of its arguments, points into the source and
+// returns only graphs that can be executed.
+func FuzzParse(f *testing.F) {
+	files, err := filepath.Glob("testdata/*.txtar")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, file := range files {
+		ar, err := txtar.ParseFile(file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		src, values := "", ""
+		for _, a := range ar.Files {
+			switch a.Name {
+			case "task.yaml":
+				src = string(a.Data)
+			case "values.yaml":
+				values = string(a.Data)
+			}
+		}
+		f.Add(src, values)
+	}
+	f.Add(tenSteps, "")
+	f.Fuzz(func(t *testing.T, src, values string) {
+		opt := testOptions()
+		opt.Values, opt.ValuesFile = []byte(values), "values.yaml"
+		opt.Secrets = func(Secret) (string, error) { return "hush-hush", nil }
+		task, warns, err := Parse([]byte(src), opt)
+		again, warns2, err2 := Parse([]byte(src), opt)
+		if diff := cmp.Diff(task, again); diff != "" {
+			t.Fatalf("two results:\n%s", diff)
+		}
+		if warns.String() != warns2.String() || (err == nil) != (err2 == nil) || err != nil && err.Error() != err2.Error() {
+			t.Fatalf("two outcomes: %v, %v and %v, %v", err, warns, err2, warns2)
+		}
+		checkPlaces(t, src, warns)
+		if err != nil {
+			var errs Errors
+			if !errors.As(err, &errs) || len(errs) == 0 || task != nil {
+				t.Fatalf("Parse = %v, %T", task, err)
+			}
+			checkPlaces(t, src, errs)
+			return
+		}
+		checkTask(t, task)
+	})
+}
+
+func checkPlaces(t *testing.T, src string, es []*Error) {
+	t.Helper()
+	lines := strings.Split(src, "\n")
+	for _, e := range es {
+		if e.File == "values.yaml" || e.Line == 0 {
+			continue
+		}
+		if e.Line > len(lines) || e.Col < 1 || e.Col > len(lines[e.Line-1])+1 {
+			t.Fatalf("%d:%d is not in the source: %v", e.Line, e.Col, e)
+		}
+		if e.Message == "" {
+			t.Fatal("an empty message")
+		}
+	}
+}
+
+func checkTask(t *testing.T, task *Task) {
+	t.Helper()
+	order := task.Order()
+	if len(order) != len(task.Steps) {
+		t.Fatalf("%d of %d steps can be ordered", len(order), len(task.Steps))
+	}
+	for i, s := range order {
+		for _, a := range s.After {
+			if !slices.ContainsFunc(order[:i], func(s *Step) bool { return s.ID == a }) {
+				t.Fatalf("step %s comes before %s", s.ID, a)
+			}
+		}
+		if (s.Build != nil) != (s.Kind == KindBuild) || (s.Cmd != nil) != (s.Kind == KindCmd) || (len(s.Push) > 0) != (s.Kind == KindPush) {
+			t.Fatalf("step %s is no %s step", s.ID, s.Kind)
+		}
+		if s.Timeout <= 0 || s.RetryDelay <= 0 || !strings.HasPrefix(s.WorkingDirectory, "/") {
+			t.Fatalf("step %s has no defaults: %+v", s.ID, s)
+		}
+	}
+}
+
+// FuzzSplitWords checks that quoting the words of a command and splitting it again gives the same words.
+func FuzzSplitWords(f *testing.F) {
+	for _, s := range []string{
+		"", "a b", `a 'b c' "d e"`, `a\ b`, "a \\\n b", `"\$x \q"`, "a#b #c\n", "$x ${y} $", "'", `"`, "\\", "a\n\nb", "''", "é 'ü'",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		w, err := splitWords(s)
+		if err != nil {
+			return
+		}
+		var quoted []string
+		for _, word := range w.list {
+			quoted = append(quoted, "'"+strings.ReplaceAll(word, "'", `'\''`)+"'")
+		}
+		again, err := splitWords(strings.Join(quoted, " "))
+		if err != nil || !slices.Equal(again.list, w.list) {
+			t.Fatalf("splitWords(%q) = %q; quoted and split again %q, %v", s, w.list, again.list, err)
+		}
+	})
+}
+
+// FuzzRender checks that text outside of actions and aliases comes out as it went in.
+func FuzzRender(f *testing.F) {
+	f.Add("steps:\n- cmd: img\n")
+	f.Add("a: |\n  # b\n c\n")
+	f.Fuzz(func(t *testing.T, src string) {
+		out, err := Render([]byte(src), testOptions())
+		if err != nil || strings.Contains(src, "{{") || strings.Contains(src, "#") || strings.Contains(src, "version") {
+			return
+		}
+		if out != src {
+			t.Fatalf("Render(%q) = %q", src, out)
+		}
+	})
+}
+
+func TestHostileDocumentsAreCheap(t *testing.T) {
+	for name, src := range hostile {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, warns, err := Parse([]byte(src), testOptions())
+		runtime.ReadMemStats(&after)
+		if err != nil && !errors.As(err, new(Errors)) {
+			t.Errorf("%s: %T", name, err)
+		}
+		if len(warns) > maxErrors {
+			t.Errorf("%s: %d warnings", name, len(warns))
+		}
+		if mem := after.TotalAlloc - before.TotalAlloc; mem > 64<<20 {
+			t.Errorf("%s: %d MiB were allocated, want at most 64", name, mem>>20)
+		}
+	}
+}

@@ -95,7 +95,7 @@ func (p *parser) aliasesOn() bool {
 		return false
 	}
 	if version < "v1.1.0" && strings.EqualFold(version, "v1.1.0") {
-		p.warnAt(off, "version %q turns aliases off; write v1.1.0", version)
+		p.warnAt(off, "version %q turns aliases off; write v1.1.0", p.clip(version))
 	}
 	return version >= "v1.1.0"
 }
@@ -178,11 +178,16 @@ func (p *parser) readAliases(n *yaml.Node) {
 		case "directive":
 			p.readDirective(f.value)
 		case "src":
-			for _, item := range p.items(place{}, "alias.src", f.value) {
+			items := p.items(place{}, "alias.src", f.value)
+			if len(items) > maxSources {
+				p.errorf(place{node: items[maxSources]}, "alias.src", "there are more than %d files", maxSources)
+				return
+			}
+			for _, item := range items {
 				p.readAliasFile(files, item)
 			}
 		default:
-			p.warnf(place{node: f.key}, "alias", "unknown property %q%s", f.name, didYouMean(f.name, []string{"src", "values", "directive"}))
+			p.warnf(place{node: f.key}, "alias", "unknown property %q%s", p.clip(f.name), didYouMean(f.name, []string{"src", "values", "directive"}))
 		}
 	}
 	maps.Copy(files, inline)
@@ -195,7 +200,7 @@ func (p *parser) readDirective(n *yaml.Node) {
 	switch {
 	case s == "":
 	case size != len(s):
-		p.errorf(place{node: n}, "alias.directive", "%q has more than one character; the $ directive can only be replaced by a single one", s)
+		p.errorf(place{node: n}, "alias.directive", "%q has more than one character; the $ directive can only be replaced by a single one", p.clip(s))
 	case unicode.IsLetter(r) || unicode.IsDigit(r):
 		p.errorf(place{node: n}, "alias.directive", "%q is alphanumeric; the directive cannot be a letter or digit", s)
 	default:
@@ -211,12 +216,12 @@ func (p *parser) readAliasFile(into map[string]string, n *yaml.Node) {
 	}
 	data, err := p.aliasSource(src)
 	if err != nil {
-		p.errorf(place{node: n}, "alias.src", "%q: %v", src, err)
+		p.errorf(place{node: n}, "alias.src", "%q: %v", p.clip(src), err)
 		return
 	}
 	file := newParser(data, &Options{File: src})
 	if !utf8.Valid(data) {
-		p.errorf(place{node: n}, "alias.src", "%q is not valid UTF-8", src)
+		p.errorf(place{node: n}, "alias.src", "%q is not valid UTF-8", p.clip(src))
 		return
 	}
 	if root := file.parseYAML(); root != nil {
@@ -229,11 +234,11 @@ func (p *parser) readAliasFile(into map[string]string, n *yaml.Node) {
 func (p *parser) readAliasMap(into map[string]string, property string, n *yaml.Node) {
 	for _, f := range p.fields(place{}, property, n) {
 		if !isAliasName(f.name) {
-			p.errorf(place{node: f.key}, property, "%q is no alias name; alias key names only support alphanumeric characters", f.name)
+			p.errorf(place{node: f.key}, property, "%q is no alias name; alias key names only support alphanumeric characters", p.clip(f.name))
 			continue
 		}
 		if f.value.Kind != yaml.ScalarNode {
-			p.errorf(place{node: f.value}, property, "%s: %s where a text is needed; aliases are a flat map of names to texts", f.name, p.describe(f.value))
+			p.errorf(place{node: f.value}, property, "%s: %s where a text is needed; aliases are a flat map of names to texts", p.clip(f.name), p.describe(f.value))
 			continue
 		}
 		into[f.name] = p.str(place{}, property, f.value)

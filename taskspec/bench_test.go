@@ -120,6 +120,14 @@ var hostile = map[string]string{
 	"when":             "steps:\n- cmd: img\n  when: [" + strings.Repeat("x,", maxNodes-100) + "]",
 	"block scalars":    strings.Repeat("- |\n x\n", maxSource/8),
 	"too big":          strings.Repeat(" ", maxSource+1),
+	"long ID":          "steps:\n- cmd: img\n  id: &id " + strings.Repeat("x", 500_000) + "\n  when: [" + strings.Repeat("*id ,", 10_000) + "]",
+	"many files":       "version: v1.1.0\nalias:\n  src: [" + strings.Repeat("a,", 10_000) + "]\n",
+	"many secrets":     "secrets: [" + strings.Repeat("{id: a, keyvault: https://a.b/secrets/c},", 5_000) + "]\n",
+	"long name":        "steps:\n- cmd: img $" + strings.Repeat("x", 900_000),
+	"long key":         "steps:\n- cmd: img\n  " + strings.Repeat("x", 900) + ": y\n",
+	"shell variables":  "steps:\n- cmd: img " + manyVariables(),
+	"wrong when":       wrongWhen(),
+	"wrong mounts":     wrongMounts(),
 	"not UTF-8":        "steps:\n- cmd: \xff",
 	"control":          "steps:\n- cmd: \x00",
 }
@@ -169,6 +177,33 @@ func lateDicts() string {
 		fmt.Fprintf(&b, `{{$_ := set $d%d "k" (list $d%d $d%d)}}`, i, i+1, i+1)
 	}
 	b.WriteString("{{$d0}}")
+	return b.String()
+}
+
+func manyVariables() string {
+	var b strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&b, "$v%d ", i)
+	}
+	return b.String()
+}
+
+func wrongWhen() string {
+	var b strings.Builder
+	b.WriteString("steps:\n- {cmd: img, when: &w [" + strings.Repeat("stepping,", 5000) + "]}\n")
+	for i := range 999 {
+		fmt.Fprintf(&b, "- {id: stepping%d, cmd: img, when: *w}\n", i)
+	}
+	return b.String()
+}
+
+func wrongMounts() string {
+	var b strings.Builder
+	b.WriteString("volumes:\n")
+	for i := range maxVolumes {
+		fmt.Fprintf(&b, "- {name: volume%d, secret: {a: YQ==}}\n", i)
+	}
+	b.WriteString("steps:\n- cmd: img\n  volumeMounts:\n" + strings.Repeat("  - {name: volume, mountPath: /a}\n", 10_000))
 	return b.String()
 }
 

@@ -130,7 +130,7 @@ func (p *parser) warnWords(at place, property, s string, w words) {
 		w, _ = splitWords(hidden)
 	}
 	for _, name := range w.unset {
-		p.warnf(at, property, "$%s is no alias and expands to nothing; put it in single quotes to keep it for a shell in the image", name)
+		p.warnf(at, property, "$%s is no alias and expands to nothing; put it in single quotes to keep it for a shell in the image", clip(name))
 	}
 	if w.globs {
 		p.warnf(at, property, "the unquoted * stays as it is, because no shell runs on the worker")

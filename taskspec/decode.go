@@ -113,7 +113,7 @@ func (p *parser) strayAlias(f field) {
 // unknown warns of a property that the language does not have.
 // Properties that begin with x- or hold an anchor are there to be referred to.
 func (p *parser) unknown(at place, f field, property string, known []string) {
-	if strings.HasPrefix(f.name, "x-") || f.value.Anchor != "" {
+	if strings.HasPrefix(f.name, "x-") || f.value.Anchor != "" || len(p.warns) >= maxErrors {
 		return
 	}
 	at.node = f.key

@@ -17,11 +17,12 @@ func (p *parser) connect(t *Task, raw []*rawStep) {
 			byID[s.ID] = s
 			continue
 		}
-		p.errorf(s.at(s.idNode), "id", "%q already exists as a vertex: the step in line %d has the same id", s.ID, p.line(first.node))
+		p.errorf(s.at(s.idNode), "id", "%q already exists as a vertex: the step in line %d has the same id", p.clip(s.ID), p.line(first.node))
 	}
+	ids := keys(byID)
 	for i, s := range raw {
 		if len(s.when) > 0 {
-			t.Steps[i].After = p.after(s, byID)
+			t.Steps[i].After = p.after(s, byID, ids)
 		} else if i > 0 {
 			t.Steps[i].After = []string{raw[i-1].ID}
 		}
@@ -32,7 +33,7 @@ func (p *parser) connect(t *Task, raw []*rawStep) {
 }
 
 // after returns the steps that s waits for by its when.
-func (p *parser) after(s *rawStep, byID map[string]*rawStep) []string {
+func (p *parser) after(s *rawStep, byID map[string]*rawStep, ids []string) []string {
 	if len(s.when) == 1 && s.when[0].text == runsAtOnce {
 		return nil
 	}
@@ -44,9 +45,10 @@ func (p *parser) after(s *rawStep, byID map[string]*rawStep) []string {
 		case w.text == runsAtOnce:
 			p.errorf(at, "when", `step cannot contain other IDs in when if the immediate execution token "-" is specified`)
 		case w.text == s.ID:
-			p.errorf(at, "when", "step %q cannot wait for itself", s.ID)
+			p.errorf(at, "when", "step %q cannot wait for itself", p.clip(s.ID))
+		case byID[w.text] == nil && p.full():
 		case byID[w.text] == nil:
-			p.errorf(at, "when", "no step %q%s", clip(w.text), didYouMean(w.text, keys(byID)))
+			p.errorf(at, "when", "no step %q%s", p.clip(w.text), didYouMean(w.text, ids))
 		case !seen[w.text]:
 			seen[w.text] = true
 			list = append(list, w.text)
@@ -82,10 +84,14 @@ func (p *parser) checkCycle(t *Task, byID map[string]*rawStep) {
 	trail = append(trail[slices.Index(trail, id):], id)
 	s := byID[id]
 	hint := ""
-	for _, id := range trail {
+	for i, id := range trail {
 		if len(byID[id].when) == 0 {
-			hint = "; step " + id + ` has no when and so waits for the step above it; give it when: ["-"] or the steps it needs`
+			hint = "; step " + p.clip(id) + ` has no when and so waits for the step above it; give it when: ["-"] or the steps it needs`
 		}
+		trail[i] = p.clip(id)
+	}
+	if len(trail) > 12 {
+		trail = append(append(trail[:6:6], "..."), trail[len(trail)-5:]...)
 	}
 	p.errorf(s.at(nil), "when", "steps wait for each other: %s%s", strings.Join(trail, " -> "), hint)
 }

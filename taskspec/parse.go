@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,6 +18,11 @@ const (
 	maxNodes    = 50_000  // YAML nodes, aliases counted as often as they are used, and words of commands
 	maxSteps    = 1000
 	maxEnv      = 500     // entries of one env list
+	maxSecrets  = 200     // declared secrets
+	maxVolumes  = 200     // declared volumes
+	maxNetworks = 100     // declared networks
+	maxSources  = 20      // entries of alias.src
+	maxID       = 200     // bytes of a step's ID
 	maxWords    = 5000    // words of one command
 	maxAliases  = 50_000  // uses of aliases
 	maxActions  = 20_000  // template actions
@@ -42,6 +48,8 @@ type Options struct {
 	// Secrets returns the value of a declared secret. Nil means that there is none to be had, and
 	// a document that declares secrets is refused. Values never appear in messages.
 	Secrets func(Secret) (string, error)
+	// Redact holds further values that never appear in messages, such as those of secret settings.
+	Redact []string
 	// AliasSource returns the content of an entry of alias.src. Nil refuses them all.
 	AliasSource func(src string) ([]byte, error)
 	// ImageAliases maps the image aliases to references. Nil means DefaultImageAliases.
@@ -194,16 +202,30 @@ func (p *parser) finish(e *Error) *Error {
 	if e.File == "" {
 		e.File = p.opt.File
 	}
-	e.Message, e.Step = p.redact(e.Message), p.redact(e.Step)
+	e.Message, e.Step, e.Property = p.redact(e.Message), p.clip(e.Step), p.clip(e.Property)
 	return e
 }
 
-// redact replaces secret values in a text. It must see the text before it is shortened or quoted.
+// redact replaces secret values in a text. It must see the text before it is shortened.
 func (p *parser) redact(s string) string {
 	for _, v := range p.secrets {
-		if v != "" {
-			s = strings.ReplaceAll(s, v, "***")
-		}
+		s = redactValue(s, v)
+	}
+	for _, v := range p.opt.Redact {
+		s = redactValue(s, v)
+	}
+	return s
+}
+
+// redactValue replaces a value in s, also where it was quoted.
+func redactValue(s, value string) string {
+	const hidden = "***"
+	if value == "" {
+		return s
+	}
+	s = strings.ReplaceAll(s, value, hidden)
+	if q := strconv.Quote(value); q[1:len(q)-1] != value {
+		s = strings.ReplaceAll(s, q[1:len(q)-1], hidden)
 	}
 	return s
 }

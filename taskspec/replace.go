@@ -85,7 +85,7 @@ func (r *replacer) unknown(start, end int, again bool) int {
 		}
 		if _, known := r.p.aliases.lookup(r.s[end:next]); known {
 			r.p.warnAt(end-r.dlen, "%s is not replaced, because %s before it is no alias and swallows its %s",
-				r.s[end-r.dlen:next], r.s[start:end-r.dlen], r.directive)
+				clip(r.s[end-r.dlen:next]), clip(r.s[start:end-r.dlen]), r.directive)
 		}
 	} else if inner, ok := strings.CutPrefix(r.s[end:], "{"); ok && end == start+r.dlen {
 		if name, _, ok := strings.Cut(inner[:min(len(inner), 64)], "}"); ok {

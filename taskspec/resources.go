@@ -13,7 +13,12 @@ const defaultNetwork = "acb_default_network"
 
 func (p *parser) networkList(n *yaml.Node) []Network {
 	var list []Network
-	for _, item := range p.items(place{}, "networks", n) {
+	items := p.items(place{}, "networks", n)
+	if len(items) > maxNetworks {
+		p.errorf(place{node: items[maxNetworks]}, "networks", "a task has at most %d networks, this one has %d", maxNetworks, len(items))
+		return nil
+	}
+	for _, item := range items {
 		var net Network
 		for _, f := range p.fields(place{}, "networks", item) {
 			switch f.name {
@@ -92,7 +97,12 @@ var (
 func (p *parser) volumeList(n *yaml.Node) []Volume {
 	var list []Volume
 	seen := map[string]bool{}
-	for _, item := range p.items(place{}, "volumes", n) {
+	items := p.items(place{}, "volumes", n)
+	if len(items) > maxVolumes {
+		p.errorf(place{node: items[maxVolumes]}, "volumes", "a task has at most %d volumes, this one has %d", maxVolumes, len(items))
+		return nil
+	}
+	for _, item := range items {
 		var v Volume
 		declared := false
 		for _, f := range p.fields(place{}, "volumes", item) {
@@ -112,9 +122,9 @@ func (p *parser) volumeList(n *yaml.Node) []Volume {
 		case !volumeName.MatchString(v.Name):
 			p.errorf(at, "volumes", "volume name %q has other characters than letters, digits, _ and -", p.clip(v.Name))
 		case seen[v.Name]:
-			p.errorf(at, "volumes", "volume name %q is used twice", v.Name)
+			p.errorf(at, "volumes", "volume name %q is used twice", p.clip(v.Name))
 		case !declared:
-			p.errorf(at, "volumes", "volume %q needs a secret with at least one file", v.Name)
+			p.errorf(at, "volumes", "volume %q needs a secret with at least one file", p.clip(v.Name))
 		}
 		seen[v.Name] = true
 		list = append(list, v)
@@ -133,7 +143,7 @@ func (p *parser) volumeFiles(n *yaml.Node) (files map[string][]byte, any bool) {
 		}
 		data, err := base64.StdEncoding.DecodeString(strings.TrimSpace(p.str(place{}, "volumes.secret", f.value)))
 		if err != nil {
-			p.errorf(place{node: f.value}, "volumes.secret", "the content of %q is not base64; write {{... | b64enc}}", f.name)
+			p.errorf(place{node: f.value}, "volumes.secret", "the content of %q is not base64; write {{... | b64enc}}", p.clip(f.name))
 			continue
 		}
 		files[f.name] = data
@@ -187,6 +197,7 @@ func (p *parser) checkMounts(t *Task, s *rawStep) {
 			p.errorf(at, "volumeMounts", "a mount needs a name")
 		case m.Path == "":
 			p.errorf(at, "volumeMounts", "a mount needs a mountPath")
+		case !slices.Contains(names, m.Volume) && p.full():
 		case !slices.Contains(names, m.Volume):
 			p.errorf(at, "volumeMounts", "mount name, %s, does not correspond to a volume%s", p.clip(m.Volume), didYouMean(m.Volume, names))
 		case paths[m.Path]:

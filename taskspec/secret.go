@@ -25,13 +25,18 @@ func (p *parser) declaredSecrets() (list []Secret, nodes []*yaml.Node) {
 // secretList decodes and checks the secrets property. It returns the secrets and where each stands.
 func (p *parser) secretList(n *yaml.Node) (list []Secret, nodes []*yaml.Node) {
 	seen := map[string]bool{}
-	for _, item := range p.items(place{}, "secrets", n) {
+	items := p.items(place{}, "secrets", n)
+	if len(items) > maxSecrets {
+		p.errorf(place{node: items[maxSecrets]}, "secrets", "a task has at most %d secrets, this one has %d", maxSecrets, len(items))
+		return nil, nil
+	}
+	for _, item := range items {
 		s, ok := p.secret(item)
 		if !ok {
 			continue
 		}
 		if seen[s.ID] {
-			p.errorf(place{node: item}, "secrets", "secret id %q is used twice", s.ID)
+			p.errorf(place{node: item}, "secrets", "secret id %q is used twice", p.clip(s.ID))
 			continue
 		}
 		seen[s.ID] = true
@@ -63,13 +68,13 @@ func (p *parser) secret(n *yaml.Node) (Secret, bool) {
 	case s.ID == "":
 		p.errorf(at, "secrets", "a secret needs an id")
 	case strings.ContainsAny(s.ID, " \t\r\n"):
-		p.errorf(at, "secrets", "secret id %q cannot contain spaces", s.ID)
+		p.errorf(at, "secrets", "secret id %q cannot contain spaces", p.clip(s.ID))
 	case s.KeyVault == "":
-		p.errorf(at, "secrets", "secret %q has no keyvault; write keyvault: https://VAULT/secrets/NAME", s.ID)
+		p.errorf(at, "secrets", "secret %q has no keyvault; write keyvault: https://VAULT/secrets/NAME", p.clip(s.ID))
 	case !isSecretURL(s.KeyVault):
-		p.errorf(at, "secrets", "secret %q: keyvault %q is not of the form https://VAULT/secrets/NAME or https://VAULT/secrets/NAME/VERSION", s.ID, s.KeyVault)
+		p.errorf(at, "secrets", "secret %q: keyvault %q is not of the form https://VAULT/secrets/NAME or https://VAULT/secrets/NAME/VERSION", p.clip(s.ID), p.clip(s.KeyVault))
 	case s.ClientID != "" && !uuid.MatchString(s.ClientID):
-		p.errorf(at, "secrets", "secret %q: clientID %q is not a UUID", s.ID, s.ClientID)
+		p.errorf(at, "secrets", "secret %q: clientID %q is not a UUID", p.clip(s.ID), p.clip(s.ClientID))
 	default:
 		return s, true
 	}
@@ -96,12 +101,12 @@ func (p *parser) resolveSecrets(decl *parser) {
 	for i, s := range declared {
 		at := place{node: nodes[i]}
 		if p.opt.Secrets == nil {
-			decl.errorf(at, "secrets", "secret %q cannot be resolved: no secret provider is configured", s.ID)
+			decl.errorf(at, "secrets", "secret %q cannot be resolved: no secret provider is configured", p.clip(s.ID))
 			continue
 		}
 		v, err := p.opt.Secrets(s)
 		if err != nil {
-			decl.errorf(at, "secrets", "secret %q: %v", s.ID, err)
+			decl.errorf(at, "secrets", "secret %q: %v", p.clip(s.ID), err)
 			continue
 		}
 		p.secrets[s.ID] = v

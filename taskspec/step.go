@@ -269,6 +269,8 @@ func (p *parser) checkStep(s *rawStep) {
 		p.errorf(s.at(nil), "", "step must only contain a single build, cmd, or push property")
 	case strings.ContainsFunc(s.ID, unicode.IsSpace):
 		p.errorf(s.at(s.idNode), "id", "step ID cannot contain spaces")
+	case len(s.ID) > maxID:
+		p.errorf(s.at(s.idNode), "id", "step ID has %d characters, more than %d", len(s.ID), maxID)
 	case s.ID == "acb_root":
 		p.errorf(s.at(s.idNode), "id", "%q is reserved", s.ID)
 	case s.Kind != KindPush && !isContainerName(s.ID):

@@ -2,8 +2,12 @@ package taskspec
 
 import "fmt"
 
-// didYouMean returns ` (did you mean "x"?)` for the candidate that is spelt most like s, or "".
+// didYouMean returns ` (did you mean "x"?)` for the candidate that is spelt most like s, or "". It does
+// not look through very many.
 func didYouMean(s string, candidates []string) string {
+	if len(candidates) > maxSteps {
+		return ""
+	}
 	best, bestDist := "", 1+len(s)/3 // short words have no lookalikes
 	for _, c := range candidates {
 		if d := distance(s, c, bestDist); d < bestDist {

@@ -49,15 +49,17 @@ type Step struct {
 	WorkingDirectory string   // absolute
 	KeepImageWorkdir bool     // disableWorkingDirectoryOverride: the image's WORKDIR applies
 	User             string
-	Network          string // name of the network, "host", "none", or "" for the default
-	Privileged       bool
-	Detach           bool
-	Keep             bool
-	Ports            []string
-	Expose           []string
-	CPUs             string
-	Isolation        string
-	Mounts           []Mount
+	// Network is the name of a network, "host", "none", "" for the run's own network, or "bridge" for a
+	// step without network in a task whose networks have no default: it meets no other step.
+	Network    string
+	Privileged bool
+	Detach     bool
+	Keep       bool
+	Ports      []string
+	Expose     []string
+	CPUs       string
+	Isolation  string
+	Mounts     []Mount
 
 	Line int // line of the step in the author's source, 1-based
 }

@@ -54,6 +54,9 @@ func (p *parser) warnUndefined(tree *parse.Tree, data map[string]any) {
 		return
 	}
 	for _, n := range tree.Root.Nodes {
+		if len(p.warns) >= maxErrors {
+			return
+		}
 		action, ok := n.(*parse.ActionNode)
 		if !ok || len(action.Pipe.Decl) > 0 || len(action.Pipe.Cmds) == 0 || len(action.Pipe.Cmds[0].Args) != 1 {
 			continue
@@ -85,8 +88,11 @@ func undefined(scope any, f *parse.FieldNode) (hint string, ok bool) {
 	return "", false
 }
 
-// keys returns the keys of m, sorted.
+// keys returns the keys of m, sorted; none if there are too many to suggest one of them.
 func keys[V any](m map[string]V) []string {
+	if len(m) > maxSteps {
+		return nil
+	}
 	names := make([]string, 0, len(m))
 	for name := range m {
 		names = append(names, name)

@@ -222,7 +222,8 @@ func (p *splitter) dollar() error {
 }
 
 func (p *splitter) unset(name string) {
-	if !slices.Contains(p.out.unset, name) {
+	const most = 20 // to warn of
+	if len(p.out.unset) < most && !slices.Contains(p.out.unset, name) {
 		p.out.unset = append(p.out.unset, name)
 	}
 }

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -17,6 +18,7 @@ type reporter struct {
 
 	mu      sync.Mutex
 	next    event.Report // what has not been sent
+	all     event.Report // everything so far: the last report repeats it, should one have been lost
 	changed bool
 	n       int
 }
@@ -28,7 +30,8 @@ func newReporter(b *bus.Bus, r run.Run) *reporter {
 // begin reports that the attempt is under way, and its plan.
 func (r *reporter) begin(steps []run.Step) {
 	r.mu.Lock()
-	r.next.Begun, r.next.Steps, r.changed = true, steps, true
+	r.next.Begun, r.all.Begun, r.changed = true, true, true
+	r.next.Steps, r.all.Steps = slices.Clone(steps), slices.Clone(steps)
 	r.mu.Unlock()
 	r.kick()
 }
@@ -38,25 +41,30 @@ func (r *reporter) step(s run.Step) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.changed = true
-	for i := range r.next.Steps {
-		if r.next.Steps[i].ID == s.ID {
-			r.next.Steps[i] = s
-			return
+	r.next.Steps, r.all.Steps = withStep(r.next.Steps, s), withStep(r.all.Steps, s)
+}
+
+// withStep returns steps with s in place of its earlier state.
+func withStep(steps []run.Step, s run.Step) []run.Step {
+	for i := range steps {
+		if steps[i].ID == s.ID {
+			steps[i] = s
+			return steps
 		}
 	}
-	r.next.Steps = append(r.next.Steps, s)
+	return append(steps, s)
 }
 
 func (r *reporter) images(images []run.Image) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.next.Images, r.changed = append(r.next.Images, images...), true
+	r.next.Images, r.all.Images, r.changed = append(r.next.Images, images...), append(r.all.Images, images...), true
 }
 
 func (r *reporter) bases(bases []run.Base) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.next.Bases, r.changed = append(r.next.Bases, bases...), true
+	r.next.Bases, r.all.Bases, r.changed = append(r.next.Bases, bases...), append(r.all.Bases, bases...), true
 }
 
 // kick sends the news so far, without waiting.
@@ -86,6 +94,7 @@ func (r *reporter) final(ctx context.Context, out outcome, logEnd uint64) error 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	rep := r.take()
+	rep.Begun, rep.Steps, rep.Images, rep.Bases = r.all.Begun, r.all.Steps, r.all.Images, r.all.Bases
 	rep.Final, rep.Reason, rep.Blameless, rep.LogEnd = out.state, out.reason, out.blameless, logEnd
 	for delay := 100 * time.Millisecond; ; delay *= 2 {
 		_, err := r.bus.Publish(ctx, event.ReportSubject(rep.Run), event.ReportID(rep), rep)

@@ -32,7 +32,7 @@ type Source interface {
 	fsutil.FS
 	// Guard returns a context that ends, with the reason as its cause, when a file cannot be read:
 	// BuildKit itself would wait for it for ever.
-	Guard(ctx context.Context) (context.Context, context.CancelFunc)
+	Guard(ctx context.Context) (guarded context.Context, stop func())
 	// Key says where the tree comes from; it stays the same from one commit or upload to the next.
 	Key() string
 }

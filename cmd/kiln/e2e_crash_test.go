@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"strings"
@@ -184,6 +185,56 @@ func TestNoServer(t *testing.T) {
 		r := runKiln(t, env, "runs")
 		if r.code != 3 || !strings.Contains(r.err, "Try: kiln serve") {
 			t.Errorf("%s: exit code %d, want 3\n%s", name, r.code, r.err)
+		}
+	}
+}
+
+// TestFullDisk fills the disk of the data directory and makes room again.
+func TestFullDisk(t *testing.T) {
+	t.Parallel()
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=400m"); err != nil {
+		t.Fatalf("mount: %v (the test needs root)", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(disk, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	s := startServerAt(t, disk+"/data")
+	dir := files(t, map[string]string{"Dockerfile": base})
+	first := strings.TrimSpace(s.must("build", "-t", "full/box", dir))
+
+	ballast := disk + "/ballast"
+	fill(t, ballast)
+	big := files(t, map[string]string{"Dockerfile": base + "COPY big /big\n", "big": strings.Repeat("0123456789abcdef", 1<<20)})
+	r := s.kiln("build", "-t", "full/big", big)
+	if r.code == 0 || r.out != "" || !strings.Contains(r.err, "full") && !strings.Contains(r.err, "no space") || strings.Contains(r.err, "goroutine") {
+		t.Errorf("on a full disk: exit code %d, printed %q\n%s", r.code, r.out, r.err)
+	}
+	if _, err := s.image(first[:strings.Index(first, "@")]).Manifest(); err != nil {
+		t.Errorf("on a full disk an image cannot be pulled: %v", err)
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	s.must("build", "-t", "full/big", big)
+}
+
+// fill writes a file until the disk is full.
+func fill(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	chunk := make([]byte, 1<<16)
+	for {
+		if _, err := f.Write(chunk); errors.Is(err, syscall.ENOSPC) {
+			return
+		} else if err != nil {
+			t.Fatal(err)
 		}
 	}
 }

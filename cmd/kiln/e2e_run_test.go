@@ -22,7 +22,7 @@ func TestServer(t *testing.T) {
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask,
 		"step rules": testStepRules, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
-		"wrong token": testWrongToken, "inputs": testBadInputs,
+		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -305,6 +305,30 @@ func testIsolation(t *testing.T, s *server) {
 	}
 	if strings.Contains(res.err, "REACHED 1") || len(reached) > 0 {
 		t.Errorf("a container reached the host:\n%s", res.err)
+	}
+}
+
+// testBases builds on an image of the registry and looks for it in the record.
+func testBases(t *testing.T, s *server) {
+	s.must("build", "-t", "bases/box:1", files(t, map[string]string{"Dockerfile": base}))
+	want, err := s.image(s.host() + "/bases/box:1").Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := files(t, map[string]string{"Dockerfile": "ARG FROM\nFROM ${FROM}\nRUN echo derived > /derived\n"})
+	id := field(t, s.must("build", "-q", "-o", "json", "-t", "bases/app", "--build-arg", "FROM=localhost:"+s.port()+"/bases/box:1", dir), "id")
+	bases := s.show(id).Bases
+	if len(bases) != 1 || !strings.HasSuffix(bases[0].Ref, "/bases/box:1") || bases[0].Digest != want.String() {
+		t.Errorf("bases: %+v, want bases/box:1 at %s", bases, want)
+	}
+}
+
+func testPlatform(t *testing.T, s *server) {
+	dir := files(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY busybox /bin/busybox\n"})
+	ref := strings.TrimSpace(s.must("build", "-q", "--platform", "linux/arm64", "-t", "arm/box", dir))
+	cfg, err := s.image(ref[:strings.Index(ref, "@")]).ConfigFile()
+	if err != nil || cfg.Architecture != "arm64" {
+		t.Errorf("image is for %q, want arm64: %v", cfg.Architecture, err)
 	}
 }
 

@@ -42,10 +42,16 @@ type server struct {
 // startServer starts a server on a data directory of its own; it is stopped when t ends.
 func startServer(t testing.TB, args ...string) *server {
 	t.Helper()
+	return startServerAt(t, filepath.Join(t.TempDir(), "data"), args...)
+}
+
+// startServerAt is startServer on a data directory of the caller's.
+func startServerAt(t testing.TB, data string, args ...string) *server {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("the build daemon needs root; run the tests as root")
 	}
-	s := &server{t: t, data: filepath.Join(t.TempDir(), "data"), args: args, log: &syncBuffer{}}
+	s := &server{t: t, data: data, args: args, log: &syncBuffer{}}
 	s.start()
 	t.Cleanup(func() {
 		s.stop()
@@ -127,6 +133,8 @@ type commandResult struct {
 	out, err string
 	code     int
 }
+
+func (s *server) port() string { return s.url[strings.LastIndexByte(s.url, ':')+1:] }
 
 // kiln runs a command against the server to its end.
 func (s *server) kiln(args ...string) commandResult {

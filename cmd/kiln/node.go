@@ -46,7 +46,8 @@ type node struct {
 	started  time.Time
 	listener net.Listener
 	url      string
-	host     string // canonical name of the registry
+	host     string   // canonical name of the registry
+	aliases  []string // its other names
 	keys     *auth.Keys
 	identity secret.Identity
 	registry *registry.Store
@@ -129,6 +130,11 @@ func (n *node) listen(ctx context.Context) error {
 	n.listener = l
 	n.onClose(func() error { _ = l.Close(); return nil })
 	n.url = "http://" + l.Addr().String()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		return err
+	}
+	n.aliases = append(n.cfg.aliases, l.Addr().String(), "localhost:"+port, "127.0.0.1:"+port)
 	if n.host = n.cfg.registryHost; n.host == "" {
 		n.host = l.Addr().String()
 	}
@@ -327,7 +333,7 @@ func (n *node) worker(buildkit string) (*worker.Worker, error) {
 			return opener.Open(ctx, ref)
 		},
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, BuildKit: buildkit,
-		Registry: n.host, Aliases: n.cfg.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
+		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
 	}, nil
 }
 

@@ -58,7 +58,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&cfg.listen, "listen", "127.0.0.1:7070", "address to listen on")
 	f.StringVar(&cfg.registryHost, "registry-host", "", "canonical name of the registry in image references (default the address listened on)")
-	f.StringSliceVar(&cfg.aliases, "registry-alias", nil, "another name of the registry (default localhost with the port)")
+	f.StringSliceVar(&cfg.aliases, "registry-alias", nil, "another name of the registry in image references, beside localhost and 127.0.0.1 with the port")
 	f.StringVar(&cfg.buildkit, "buildkit", "", "address of a BuildKit daemon to use instead of an own one: unix:///path or tcp://host:port")
 	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
 	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
@@ -70,11 +70,10 @@ func newServeCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-// validate reports everything that is wrong at once, and fills in what follows from the rest.
+// validate reports everything that is wrong at once.
 func (cfg *serveConfig) validate() error {
 	var errs []error
-	_, port, err := net.SplitHostPort(cfg.listen)
-	if err != nil {
+	if _, _, err := net.SplitHostPort(cfg.listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070", cfg.listen))
 	}
 	if cfg.parallel < 1 || cfg.parallel > 256 {
@@ -88,9 +87,6 @@ func (cfg *serveConfig) validate() error {
 	}
 	if cfg.buildkit != "" && !strings.HasPrefix(cfg.buildkit, "unix://") && !strings.HasPrefix(cfg.buildkit, "tcp://") {
 		errs = append(errs, fmt.Errorf("--buildkit %q: want unix:///path or tcp://host:port", cfg.buildkit))
-	}
-	if cfg.aliases == nil && port != "" {
-		cfg.aliases = []string{"localhost:" + port, "127.0.0.1:" + port}
 	}
 	return errors.Join(errs...)
 }

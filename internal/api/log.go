@@ -75,6 +75,9 @@ func (s *Server) awaitRecord(ctx context.Context, id string) (run.Run, error) {
 
 // replay sends what is stored.
 func (s *Server) replay(ctx context.Context, st *stream, r run.Run, after uint64) error {
+	if err := st.run(r); err != nil {
+		return err
+	}
 	err := s.Bus.Tail(ctx, bus.StreamLogs, event.LogFilter(r.ID), after, false, func(seq uint64, data []byte) bool {
 		return st.log(seq, data) == nil
 	})

@@ -27,8 +27,7 @@ func build(t *testing.T, s solve.Session, b solve.Build) (solve.Built, *journal)
 	return built, j
 }
 
-func TestBuild(t *testing.T) {
-	e := newEnv(t)
+func testBuild(t *testing.T, e *env) {
 	t.Run("pushes by digest", func(t *testing.T) { testBuildPushes(t, e) })
 	t.Run("fails", func(t *testing.T) { testBuildFails(t, e) })
 	t.Run("context", func(t *testing.T) { testBuildContext(t, e) })

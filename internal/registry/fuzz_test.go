@@ -17,6 +17,9 @@ func FuzzParsePath(f *testing.F) {
 		if _, known := endpoints[rt.kind]; !known {
 			t.Errorf("parsePath(%q): kind %d has no endpoints", path, rt.kind)
 		}
+		if rt.repository != "" && !rt.inRepository() {
+			t.Errorf("parsePath(%q) names a repository that nobody checks", path)
+		}
 		if !strings.Contains(path, rt.repository) || !strings.HasSuffix(path, rt.ref) {
 			t.Errorf("parsePath(%q) = %+v", path, rt)
 		}

@@ -49,15 +49,18 @@ type kind int
 const (
 	kindBase kind = iota
 	kindCatalog
-	kindTags
+	kindFence
+	kindPublish
+	kindTags // from here on: in a repository
 	kindManifest
 	kindBlob
 	kindUploads
 	kindUpload
 	kindReferrers
-	kindFence
-	kindPublish
 )
+
+// inRepository reports whether the route names a repository, be it with an empty name.
+func (rt route) inRepository() bool { return rt.kind >= kindTags }
 
 // endpoints says which function serves which method of which kind, and the action that it takes.
 var endpoints = map[kind]map[string]endpoint{
@@ -120,7 +123,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return h.refuse(r, errNotFound)
 	}
-	if rt.repository != "" {
+	if rt.inRepository() {
 		if err := checkName(rt.repository); err != nil {
 			return h.refuse(r, err)
 		}

@@ -289,11 +289,12 @@ func TestManifestsThatAreRefused(t *testing.T) {
 			t.Errorf("GET %s: %s, want %s", path, b, c)
 		}
 	}
-	for _, name := range []string{"UPPER", "a//b", "-a", "a/../b", "a:b", strings.Repeat("a", 256)} {
+	for _, name := range []string{"", "/", "UPPER", "a//b", "-a", "a/../b", "a:b", strings.Repeat("a", 256)} {
 		if _, b := want(t, r, http.StatusBadRequest, "GET", "/v2/"+name+"/tags/list", nil); code(t, b) != "NAME_INVALID" {
 			t.Errorf("name %q: %s", name, b)
 		}
 	}
+	want(t, r, http.StatusBadRequest, "POST", "/v2//blobs/uploads/", nil)
 	want(t, r, http.StatusMethodNotAllowed, "POST", "/v2/a/tags/list", nil)
 }
 

@@ -226,3 +226,34 @@ func TestConcurrentPushersOfOneTag(t *testing.T) {
 		t.Errorf("the last event tells of %s, not of what the tag is", last.Digest)
 	}
 }
+
+func TestNothingOfALowerAttemptMovesOnceTheFenceIsUp(t *testing.T) {
+	t.Parallel()
+	r := registrytest.Start(t)
+	one, two := stage(t, r, staging, "one"), stage(t, r, staging, "two")
+	raise(t, r.Store, 1)
+	started, stopped := make(chan struct{}), make(chan error, 1)
+	go func() { // the zombie
+		for i := 0; ; i++ {
+			_, err := r.Store.Publish(t.Context(), publication(1, registry.Tag{Repository: "a", Tag: "latest", Digest: one}))
+			if err != nil {
+				stopped <- err
+				return
+			}
+			if i == 10 {
+				close(started)
+			}
+		}
+	}()
+	<-started
+	raise(t, r.Store, 2)
+	if _, err := r.Store.Publish(t.Context(), publication(2, registry.Tag{Repository: "a", Tag: "latest", Digest: two})); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-stopped; !errors.Is(err, registry.ErrFenced) {
+		t.Errorf("the zombie ended with %v", err)
+	}
+	if got := fetch(t, r, "a", "latest"); got != two {
+		t.Errorf("the tag is %s, want %s", got, two)
+	}
+}

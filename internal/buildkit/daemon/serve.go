@@ -88,7 +88,7 @@ func serve(ctx context.Context, cfg *Config, dbs *databases) error {
 	}
 	ctrl, err := openController(life, cfg, dbs, nets)
 	if err != nil {
-		return errors.Join(err, nets.close())
+		return errors.Join(err, dbs.close(), nets.close())
 	}
 	ended, err := serveSocket(ctx, cfg, ctrl)
 	end() // stops the controller's loops
@@ -166,7 +166,7 @@ func shutDown(cfg *Config, ctrl *control.Controller, dbs *databases) error {
 
 // lockRoot creates the root and makes this process its only user.
 func lockRoot(cfg *Config) (unlock func(), err error) {
-	if err := os.MkdirAll(cfg.Root, 0o711); err != nil {
+	if err := os.MkdirAll(cfg.Root, 0o700); err != nil {
 		return nil, err
 	}
 	// Containers are found by paths below the root, as the kernel names them.

@@ -164,6 +164,7 @@ func build(t *testing.T, d *supervise.Daemon, step string) error {
 }
 
 func TestDaemonIsStoppedInGoodOrder(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	var states []supervise.State
 	d, stop := start(t, supervise.Config{Daemon: cfg, OnState: func(s supervise.State, _ error) { states = append(states, s) }})
@@ -189,6 +190,7 @@ func TestDaemonIsStoppedInGoodOrder(t *testing.T) {
 }
 
 func TestRunningBuildIsCancelledByAStop(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	d, stop := start(t, supervise.Config{Daemon: cfg})
 	wait(t, d)
@@ -212,6 +214,7 @@ func TestRunningBuildIsCancelledByAStop(t *testing.T) {
 // TestKilledDaemonIsReplaced is a crash in the middle of a build: what the build was doing is gone,
 // what it had done is kept, and the next build works.
 func TestKilledDaemonIsReplaced(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	d, _ := start(t, supervise.Config{Daemon: cfg})
 	wait(t, d)
@@ -247,6 +250,7 @@ func TestKilledDaemonIsReplaced(t *testing.T) {
 }
 
 func TestCacheSurvivesAStop(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	tree := solvertest.Context(t, solvertest.Base+"RUN cat /proc/sys/kernel/random/uuid >/id\n")
 	var ids []string
@@ -267,6 +271,7 @@ func TestCacheSurvivesAStop(t *testing.T) {
 }
 
 func TestCacheIsDiscardedWhenItsDatabasesAreGone(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	tree := solvertest.Context(t, solvertest.Base+"RUN cat /proc/sys/kernel/random/uuid >/id\n")
 	d, _ := start(t, supervise.Config{Daemon: cfg})
@@ -291,6 +296,7 @@ func TestCacheIsDiscardedWhenItsDatabasesAreGone(t *testing.T) {
 }
 
 func TestMissingRuncIsNamed(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	cfg.Runc = "no-such-runc"
 	d, _ := start(t, supervise.Config{Daemon: cfg})
@@ -301,6 +307,7 @@ func TestMissingRuncIsNamed(t *testing.T) {
 }
 
 func TestRootInUseIsNamed(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	d, _ := start(t, supervise.Config{Daemon: cfg})
 	wait(t, d)
@@ -315,6 +322,7 @@ func TestRootInUseIsNamed(t *testing.T) {
 }
 
 func TestDaemonThatDoesNotStopIsKilled(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	d, stop := start(t, supervise.Config{Daemon: cfg, Args: []string{asDeaf}, Grace: 50 * time.Millisecond})
 	eventually(t, "child is deaf", func() bool { _, err := os.Stat(cfg.Root); return err == nil })
@@ -327,6 +335,7 @@ func TestDaemonThatDoesNotStopIsKilled(t *testing.T) {
 }
 
 func TestDaemonEndsWithItsSupervisor(t *testing.T) {
+	t.Parallel()
 	cfg := config(t)
 	line, err := json.Marshal(cfg)
 	must(t, err)

@@ -1,6 +1,7 @@
 package runnet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -23,8 +24,9 @@ const (
 	// subnetBits is the size of a network.
 	subnetBits = 24
 	// hostLock is held by the daemon that is choosing addresses on this host.
-	hostLock        = "/run/kiln-networks.lock"
-	hostLockTimeout = 10 * time.Second
+	hostLock         = "/run/kiln-networks.lock"
+	hostLockTimeout  = 10 * time.Second
+	hostLockInterval = 5 * time.Millisecond
 )
 
 // A bridge is one network.
@@ -228,21 +230,13 @@ func disableIPv6(link string) {
 
 // lockHost waits until no other daemon chooses addresses.
 func lockHost() (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), hostLockTimeout)
+	defer cancel()
 	l := flock.New(hostLock)
-	deadline := time.Now().Add(hostLockTimeout)
-	for {
-		ok, err := l.TryLock()
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", hostLock, err)
-		}
-		if ok {
-			return func() { _ = l.Close() }, nil
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("%s: held by another process for %s", hostLock, hostLockTimeout)
-		}
-		<-time.After(5 * time.Millisecond)
+	if _, err := l.TryLockContext(ctx, hostLockInterval); err != nil {
+		return nil, fmt.Errorf("%s: held by another process for %s: %w", hostLock, hostLockTimeout, err)
 	}
+	return func() { _ = l.Close() }, nil
 }
 
 // slots are the numbers of bridges.

@@ -4,7 +4,7 @@
 #	.ci/deps.sh run     what a server and the examples need
 #	.ci/deps.sh test    that, and what the tests need
 #
-# As root on Debian it installs what is missing; otherwise it names the command and exits with 2.
+# As root on Debian it installs what is missing; otherwise it says what to do and exits with 2.
 set -euo pipefail
 
 missing=()
@@ -38,6 +38,14 @@ check() {
 	fi
 }
 
+# satisfied succeeds if nothing is missing any more.
+satisfied() {
+	[ ${#missing[@]} -eq 0 ] || return 1
+	if [ "$(id -u)" -ne 0 ]; then
+		echo "$0: containers need mounts, namespaces and networks. Try again as root" >&2
+		exit 2
+	fi
+}
 case "${1:-}" in
 run | test) ;;
 *)
@@ -46,7 +54,7 @@ run | test) ;;
 	;;
 esac
 check "$1"
-[ ${#missing[@]} -gt 0 ] || exit 0
+satisfied && exit 0
 
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
 	echo "installing ${missing[*]}" >&2
@@ -56,7 +64,7 @@ if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
 		{ cat "$log" >&2; rm "$log"; exit 1; }
 	rm "$log"
 	check "$1"
-	[ ${#missing[@]} -gt 0 ] || exit 0
+	satisfied && exit 0
 fi
 echo "$0: missing: ${missing[*]}. Try: sudo apt-get install ${missing[*]}" >&2
 exit 2

@@ -121,7 +121,7 @@ func (c *core) join(w event.Worker, now time.Time) {
 		case a.Instance == w.Instance:
 			m.busy++
 		case a.Worker == w.Name:
-			c.lose(e, "the worker was restarted", true, now)
+			c.lose(e, "the worker died and was started again", false, now)
 		}
 	}
 	for id, old := range c.workers {
@@ -141,7 +141,7 @@ func (c *core) lose(e *entry, reason string, blameless bool, now time.Time) {
 		return
 	}
 	a := e.attempt()
-	a.Ended, a.Outcome, a.Reason = now, outcomeLost, reason
+	a.Ended, a.Outcome, a.Reason, a.Blameless = now, outcomeLost, reason, blameless
 	c.release(a.Instance)
 	e.suspect, e.send = time.Time{}, false
 	for i := range e.run.Steps {
@@ -152,7 +152,7 @@ func (c *core) lose(e *entry, reason string, blameless bool, now time.Time) {
 	switch lost := countLost(e.run.Attempts); {
 	case e.run.CancelBy != "":
 		c.finish(e, run.Canceled, "canceled by "+e.run.CancelBy, now)
-	case !blameless && lost >= maxLost:
+	case lost >= maxLost:
 		c.finish(e, run.Error, fmt.Sprintf("given up after %d lost attempts, the last because %s", lost, reason), now)
 	default:
 		e.run.State, e.run.Reason, e.dirty = run.Queued, "waiting for a worker after attempt "+fmt.Sprint(a.N)+" was lost: "+reason, true
@@ -163,7 +163,7 @@ func (c *core) lose(e *entry, reason string, blameless bool, now time.Time) {
 func countLost(attempts []run.Attempt) int {
 	n := 0
 	for _, a := range attempts {
-		if a.Outcome == outcomeLost {
+		if a.Outcome == outcomeLost && !a.Blameless {
 			n++
 		}
 	}

@@ -18,7 +18,29 @@ func (p *parser) finishBuild(s *rawStep) {
 		p.errorf(at, "build", "the commands of the task have too many words; with its YAML nodes they are more than %d", maxNodes)
 		return
 	}
-	b := &Build{Args: w.list, Context: ".", Cache: strings.EqualFold(s.cache.text, "enabled")}
+	s.Build = p.build(at, w.list, flags, contexts, s.Env)
+	s.Build.Cache = strings.EqualFold(s.cache.text, "enabled")
+}
+
+// ParseBuild understands the arguments of a docker build command, in an environment of K=V entries. The
+// error is an [Errors].
+func ParseBuild(args, env []string) (*Build, error) {
+	p := newParser(nil, &Options{})
+	flags, contexts, err := buildFlags.parse(args, true)
+	if err != nil {
+		p.fail("%v", err)
+		return nil, p.err()
+	}
+	b := p.build(place{}, args, flags, contexts, env)
+	if p.failed() {
+		return nil, p.err()
+	}
+	return b, nil
+}
+
+// build makes a Build of a command line that has been split into options and contexts.
+func (p *parser) build(at place, args []string, flags []option, contexts, env []string) *Build {
+	b := &Build{Args: args, Context: "."}
 	switch len(contexts) {
 	case 0:
 	case 1:
@@ -29,8 +51,8 @@ func (p *parser) finishBuild(s *rawStep) {
 	for _, f := range flags {
 		p.buildFlag(at, b, f)
 	}
-	b.resolveArgs(s.Env)
-	s.Build = b
+	b.resolveArgs(env)
+	return b
 }
 
 // buildFlag applies one option to b.
@@ -126,10 +148,17 @@ func keyValue(s string) KeyValue {
 
 // warnWords warns of what a shell would have expanded.
 func (p *parser) warnWords(at place, property, s string, w words) {
+	if len(w.unset) == 0 && !w.globs {
+		return
+	}
 	if hidden := p.redact(s); hidden != s {
 		w, _ = splitWords(hidden)
 	}
 	for _, name := range w.unset {
+		if _, predefined := runAliases[name]; predefined && p.aliases == nil {
+			p.warnf(at, property, "$%s expands to nothing, because aliases are off; write version: v1.1.0 to turn them on", name)
+			continue
+		}
 		p.warnf(at, property, "$%s is no alias and expands to nothing; put it in single quotes to keep it for a shell in the image", clip(name))
 	}
 	if w.globs {

@@ -55,26 +55,41 @@ func (b *blockScalar) next(line string) bool {
 		}
 		b.open = false
 	}
-	if parent, ok := opensBlockScalar(body); ok {
-		*b = blockScalar{open: true, parent: parent, indent: -1}
-	}
+	b.opens(body)
 	return false
 }
 
-// opensBlockScalar reports whether a line ends in a block scalar's indicator, and the column of the
-// node that the scalar belongs to.
-func opensBlockScalar(line string) (parent int, ok bool) {
+// opens begins a block scalar if a line ends in its indicator.
+func (b *blockScalar) opens(line string) {
 	if i := strings.Index(line, " #"); i >= 0 {
 		line = strings.TrimRight(line[:i], " \t")
 	}
-	head := strings.TrimRight(line, "+-0123456789")
-	if len(line)-len(head) > 2 || head == "" {
-		return 0, false
+	head := strings.TrimRight(line, "+-123456789")
+	modifiers := line[len(head):]
+	if len(modifiers) > 2 || head == "" {
+		return
 	}
 	if c := head[len(head)-1]; c != '|' && c != '>' {
-		return 0, false
+		return
 	}
 	head = strings.TrimRight(head[:len(head)-1], " \t")
+	for { // a tag and an anchor may stand between the key and the indicator
+		i := strings.LastIndexByte(head, ' ')
+		if i < 0 || i+1 == len(head) || head[i+1] != '&' && head[i+1] != '!' {
+			break
+		}
+		head = strings.TrimRight(head[:i], " \t")
+	}
+	if parent, ok := scalarParent(head); ok {
+		*b = blockScalar{open: true, parent: parent, indent: -1}
+		if i := strings.IndexAny(modifiers, "123456789"); i >= 0 {
+			b.indent = parent + int(modifiers[i]-'0')
+		}
+	}
+}
+
+// scalarParent returns the column of the key or dash at the end of head, which a block scalar belongs to.
+func scalarParent(head string) (parent int, ok bool) {
 	col := 0
 	for col < len(head) && (head[col] == ' ' || head[col] == '-' && (col+1 == len(head) || head[col+1] == ' ')) {
 		if head[col] == '-' {
@@ -82,11 +97,8 @@ func opensBlockScalar(line string) (parent int, ok bool) {
 		}
 		col++
 	}
-	switch {
-	case col == len(head): // "- |"
+	if col == len(head) { // "- |"
 		return parent, col > 0
-	case strings.HasSuffix(head, ":"):
-		return col, true
 	}
-	return 0, false
+	return col, strings.HasSuffix(head, ":")
 }

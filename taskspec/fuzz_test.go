@@ -3,7 +3,6 @@ package taskspec
 import (
 	"errors"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -134,22 +133,4 @@ func FuzzRender(f *testing.F) {
 			t.Fatalf("Render(%q) = %q", src, out)
 		}
 	})
-}
-
-func TestHostileDocumentsAreCheap(t *testing.T) {
-	for name, src := range hostile {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_, warns, err := Parse([]byte(src), testOptions())
-		runtime.ReadMemStats(&after)
-		if err != nil && !errors.As(err, new(Errors)) {
-			t.Errorf("%s: %T", name, err)
-		}
-		if len(warns) > maxErrors {
-			t.Errorf("%s: %d warnings", name, len(warns))
-		}
-		if mem := after.TotalAlloc - before.TotalAlloc; mem > 64<<20 {
-			t.Errorf("%s: %d MiB were allocated, want at most 64", name, mem>>20)
-		}
-	}
 }

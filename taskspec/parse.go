@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -23,6 +22,7 @@ const (
 	maxNetworks = 100     // declared networks
 	maxSources  = 20      // entries of alias.src
 	maxID       = 200     // bytes of a step's ID
+	maxAttempts = 100_000 // retries and repetitions of a step
 	maxWords    = 5000    // words of one command
 	maxAliases  = 50_000  // uses of aliases
 	maxActions  = 20_000  // template actions
@@ -81,8 +81,8 @@ func Parse(src []byte, opt Options) (*Task, Warnings, error) {
 	return task, p.warnings(), nil
 }
 
-// Render returns the document's text after aliases and templates, before it is parsed as YAML. The
-// error is an [Errors].
+// Render returns the document's text after aliases and templates, before it is parsed as YAML. The text
+// has the values of its secrets in it. The error is an [Errors].
 func Render(src []byte, opt Options) (string, error) {
 	p := newParser(src, &opt)
 	p.render()
@@ -104,7 +104,9 @@ type parser struct {
 	docLines    *lineIndex // of doc as yaml.v3 counts, likewise
 	nodes       int        // YAML nodes decoded so far
 	errs, warns []*Error
-	dropped     int // errors beyond maxErrors
+	dropped     int      // errors beyond maxErrors
+	noShortcut  bool     // always use text/template, for tests
+	hidden      []string // what redact replaces, made when first needed
 }
 
 func newParser(src []byte, opt *Options) *parser {
@@ -202,32 +204,11 @@ func (p *parser) finish(e *Error) *Error {
 	if e.File == "" {
 		e.File = p.opt.File
 	}
-	e.Message, e.Step, e.Property = p.redact(e.Message), p.clip(e.Step), p.clip(e.Property)
+	e.Message, e.Property = p.redact(e.Message), p.clip(e.Property)
+	if e.Step = p.redact(e.Step); len(e.Step) > maxID {
+		e.Step = clip(e.Step)
+	}
 	return e
-}
-
-// redact replaces secret values in a text. It must see the text before it is shortened.
-func (p *parser) redact(s string) string {
-	for _, v := range p.secrets {
-		s = redactValue(s, v)
-	}
-	for _, v := range p.opt.Redact {
-		s = redactValue(s, v)
-	}
-	return s
-}
-
-// redactValue replaces a value in s, also where it was quoted.
-func redactValue(s, value string) string {
-	const hidden = "***"
-	if value == "" {
-		return s
-	}
-	s = strings.ReplaceAll(s, value, hidden)
-	if q := strconv.Quote(value); q[1:len(q)-1] != value {
-		s = strings.ReplaceAll(s, q[1:len(q)-1], hidden)
-	}
-	return s
 }
 
 func (p *parser) warnings() Warnings {

@@ -133,10 +133,10 @@ func (p *parser) volumeList(n *yaml.Node) []Volume {
 }
 
 // volumeFiles decodes the files of a volume, file name to base64 text, and reports whether any are written.
-func (p *parser) volumeFiles(n *yaml.Node) (files map[string][]byte, any bool) {
+func (p *parser) volumeFiles(n *yaml.Node) (files map[string][]byte, written bool) {
 	files = map[string][]byte{}
 	for _, f := range p.fields(place{}, "volumes.secret", n) {
-		any = true
+		written = true
 		if !fileName.MatchString(f.name) || f.name == "." || f.name == ".." {
 			p.errorf(place{node: f.key}, "volumes.secret", "file name %q has other characters than letters, digits, _ . and -", p.clip(f.name))
 			continue
@@ -148,7 +148,7 @@ func (p *parser) volumeFiles(n *yaml.Node) (files map[string][]byte, any bool) {
 		}
 		files[f.name] = data
 	}
-	return files, any || p.failed() && n.Kind != yaml.MappingNode
+	return files, written || p.failed() && n.Kind != yaml.MappingNode
 }
 
 // A mountNode is a mount and where it stands.

@@ -111,5 +111,6 @@ func (p *parser) resolveSecrets(decl *parser) {
 		}
 		p.secrets[s.ID] = v
 	}
+	p.hidden = nil
 	p.errs = append(p.errs, decl.errs...)
 }

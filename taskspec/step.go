@@ -245,6 +245,9 @@ func isContainerName(s string) bool {
 
 // checkStep checks a step by itself and sets its kind.
 func (p *parser) checkStep(s *rawStep) {
+	if s.Retries > maxAttempts || s.Repeat > maxAttempts {
+		p.errorf(s.at(nil), "", "a step is repeated or retried at most %d times", maxAttempts)
+	}
 	if s.Retries < 0 {
 		p.errorf(s.at(s.retryNode), "retries", "step must specify retries >= 0")
 	}

@@ -107,7 +107,7 @@ type Cmd struct {
 	Image         string   // reference as the author means it after alias expansion, not normalised
 	Args          []string // after word splitting; replaces the image's CMD when not empty
 	EntryPoint    []string // overrides the image's ENTRYPOINT when not nil
-	Flags         []string // docker run flags written before the image
+	Flags         []string // docker run flags written before the image; those with an effect are applied to the Step already
 	Pull          bool
 	PullRetries   int
 	PullDelay     time.Duration

@@ -35,19 +35,20 @@ const templateName = "task"
 
 // executeTemplate replaces p.doc by the result of executing it as a template.
 func (p *parser) executeTemplate() {
-	if !strings.Contains(p.doc.s, "{{") {
+	if !strings.Contains(p.doc.s, "{{") || !p.checkCode() {
 		return
 	}
-	if !p.checkCode() {
+	data := p.templateData()
+	if p.failed() {
+		return
+	}
+	if !p.noShortcut && p.substitute(data) {
+		p.doc = dropNoValue(p.doc)
 		return
 	}
 	trees, err := parse.Parse(templateName, p.doc.s, "", "", templateFuncs(), builtinFuncs)
 	if err != nil {
 		p.templateError(err)
-		return
-	}
-	data := p.templateData()
-	if p.failed() {
 		return
 	}
 	out := &tracer{max: maxRendered, nodes: map[*byte]int{}}
@@ -61,11 +62,7 @@ func (p *parser) executeTemplate() {
 		p.templateError(err)
 		return
 	}
-	rendered := out.w.text(p.doc)
-	if strings.Contains(rendered.s, noValue) {
-		rendered = dropNoValue(rendered)
-	}
-	p.doc = rendered
+	p.doc = dropNoValue(out.w.text(p.doc))
 }
 
 // checkCode reports whether the document's actions are few and short enough to be parsed.
@@ -97,7 +94,11 @@ func (p *parser) checkCode() bool {
 // noValue is what text/template prints for a missing value.
 const noValue = "<no value>"
 
+// dropNoValue deletes what stands for missing values, even where the author wrote it.
 func dropNoValue(t *text) *text {
+	if !strings.Contains(t.s, noValue) {
+		return t
+	}
 	var w rewriter
 	pos := 0
 	for {

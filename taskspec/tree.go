@@ -2,7 +2,6 @@ package taskspec
 
 import (
 	"slices"
-	"strings"
 	"text/template/parse"
 )
 
@@ -65,27 +64,28 @@ func (p *parser) warnUndefined(tree *parse.Tree, data map[string]any) {
 		if !ok || len(f.Ident) != 2 || handlesEmpty(action.Pipe.Cmds[1:]) {
 			continue
 		}
-		if hint, ok := undefined(data[f.Ident[0]], f); ok {
-			p.warnAt(int(f.Pos), ".%s is not defined and renders as nothing%s", strings.Join(f.Ident, "."), hint)
-		}
+		p.warnUndefinedAt(int(f.Pos), data, f.Ident[0], f.Ident[1])
 	}
 }
 
-func undefined(scope any, f *parse.FieldNode) (hint string, ok bool) {
-	name := f.Ident[1]
-	switch m := scope.(type) {
+// warnUndefinedAt warns of a reference whose name its scope does not have.
+func (p *parser) warnUndefinedAt(off int, data map[string]any, scope, name string) {
+	hint := ""
+	switch m := data[scope].(type) {
 	case map[string]any: // .Values
 		if _, ok := m[name]; ok {
-			return "", false
+			return
 		}
-		return didYouMean(name, keys(m)) + "; set it with --set " + name + "=...", true
+		hint = didYouMean(name, keys(m)) + "; set it with --set " + name + "=..."
 	case map[string]string:
 		if _, ok := m[name]; ok {
-			return "", false
+			return
 		}
-		return didYouMean(name, keys(m)), true
+		hint = didYouMean(name, keys(m))
+	default:
+		return
 	}
-	return "", false
+	p.warnAt(off, ".%s.%s is not defined and renders as nothing%s", scope, clip(name), hint)
 }
 
 // keys returns the keys of m, sorted; none if there are too many to suggest one of them.

@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -130,12 +131,12 @@ func namesRegistry(image string) bool {
 
 func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	f := spec.TaskFile
-	set := slices.Clone(f.Set)
+	set, secrets := slices.Clone(f.Set), slices.Collect(maps.Values(opt.Secrets))
 	for k, v := range opt.Secrets {
 		set = append(set, k+"="+v)
 	}
 	t, warnings, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
-		ValuesFile: f.ValuesName, Set: set, ImageAliases: opt.Images, Encoded: spec.Context == ""})
+		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Encoded: spec.Context == ""})
 	if err != nil {
 		return nil, warnings, err
 	}
@@ -158,8 +159,6 @@ func checkSupported(t *taskspec.Task, file string) error {
 			refuse(s, "network", "the host's network is never given to a step; leave the property out for the run's own network")
 		case len(s.Mounts) > 0:
 			refuse(s, "volumeMounts", "volumes are not supported by this worker")
-		case s.Cmd != nil && len(s.Cmd.Flags) > 0:
-			refuse(s, "cmd", fmt.Sprintf("docker run flags are not supported by this worker: %s", strings.Join(s.Cmd.Flags, " ")))
 		case s.Build != nil && remoteContext(s.Build.Context):
 			refuse(s, "build", fmt.Sprintf("remote build context %q is not supported by this worker; use a directory of the source", s.Build.Context))
 		}

@@ -8,9 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
-	"syscall"
+	"time"
 
 	"kiln/internal/apiclient"
 	"kiln/internal/buildkit"
@@ -22,6 +21,7 @@ import (
 type builder struct {
 	cfg    serveConfig
 	own    *supervise.Daemon // nil for one that exists
+	daemon daemon.Config     // of the own one
 	client *buildkit.Client
 }
 
@@ -33,6 +33,7 @@ func newBuilder(cfg serveConfig, registryHost string, log *slog.Logger) (*builde
 		if err != nil {
 			return nil, err
 		}
+		b.daemon = dcfg
 		b.own, err = supervise.New(supervise.Config{Daemon: dcfg, Args: []string{buildkitdCommand}, Logger: log})
 		if err != nil {
 			return nil, err
@@ -51,7 +52,7 @@ func daemonConfig(cfg serveConfig, registryHost string) (daemon.Config, error) {
 		return daemon.Config{}, err
 	}
 	return daemon.Config{
-		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: tmpfs(), Runc: cfg.runc,
+		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
 		Registries: map[string]daemon.Registry{registryHost: {PlainHTTP: true}},
 	}, nil
 }
@@ -69,20 +70,6 @@ func socketPath(data string) (string, error) {
 		return "", err
 	}
 	return filepath.Join(dir, "buildkitd.sock"), nil
-}
-
-// tmpfs returns a directory in memory for what the daemon can lose, or nothing if there is none.
-func tmpfs() string {
-	const shm, magic = "/dev/shm", 0x01021994
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(shm, &st); err != nil || st.Type != magic || st.Bavail*uint64(st.Bsize) < 256<<20 {
-		return ""
-	}
-	dir := filepath.Join(shm, "kiln-"+strconv.Itoa(os.Geteuid()))
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return ""
-	}
-	return dir
 }
 
 func (b *builder) close() error { return b.client.Close() }
@@ -114,11 +101,30 @@ func (b *builder) ready(ctx context.Context) (buildkit.Info, error) {
 	return info, nil
 }
 
+// hostChecks examines what an own build daemon needs of this host.
+func hostChecks(ctx context.Context, cfg daemon.Config) []apiclient.Check {
+	var checks []apiclient.Check
+	for _, p := range supervise.Check(ctx, cfg) {
+		checks = append(checks, apiclient.Check{Name: p.Name, OK: p.OK, Detail: p.Detail, Remedy: p.Remedy})
+	}
+	return checks
+}
+
+// checks examines what builds need.
 func (b *builder) checks(ctx context.Context) []apiclient.Check {
+	var checks []apiclient.Check
+	if b.own != nil {
+		checks = hostChecks(ctx, b.daemon)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	info, err := b.client.Info(ctx)
 	if err != nil {
-		return []apiclient.Check{{Name: "build daemon", Detail: err.Error(), Remedy: "see the server's log"}}
+		return append(checks, apiclient.Check{Name: "build daemon", Detail: err.Error(), Remedy: "see the server's log"})
 	}
-	return []apiclient.Check{{Name: "build daemon", OK: true,
-		Detail: fmt.Sprintf("BuildKit %s, %s, network %s", info.Version, strings.Join(info.Platforms, " "), info.Network)}}
+	found := fmt.Sprintf("BuildKit %s, %s, network %s", info.Version, strings.Join(info.Platforms, " "), info.Network)
+	if info.Network == "host" {
+		found += ": containers share the host's network, as --buildkit-host-network allows"
+	}
+	return append(checks, apiclient.Check{Name: "build daemon", OK: true, Detail: found})
 }

@@ -16,8 +16,9 @@ func newDoctorCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Check that everything kiln needs is there",
-		Long:  "Check this client and its server. The exit code is 1 if something is missing.",
-		Args:  noArguments,
+		Long: "Check this client, its server and what builds need. Without a server, this host is checked for one.\n" +
+			"The exit code is 1 if something is missing.",
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !c.printChecks(c.checks(cmd.Context())) {
 				return errReported
@@ -31,7 +32,7 @@ func newDoctorCommand(c *cli) *cobra.Command {
 func (c *cli) checks(ctx context.Context) []apiclient.Check {
 	client, err := c.client()
 	if err != nil {
-		return []apiclient.Check{failed("server address and token", err)}
+		return append([]apiclient.Check{failed("server address and token", err)}, c.hostChecks(ctx)...)
 	}
 	checks := []apiclient.Check{{Name: "server address and token", OK: true, Detail: client.BaseURL}}
 	switch path, open := c.openToken(); {
@@ -47,7 +48,7 @@ func (c *cli) checks(ctx context.Context) []apiclient.Check {
 	}
 	s, err := client.Status(ctx)
 	if err != nil {
-		return append(checks, failed("server", err))
+		return append(append(checks, failed("server", err)), c.hostChecks(ctx)...)
 	}
 	checks = append(checks, apiclient.Check{
 		Name: "server", OK: true,
@@ -70,6 +71,19 @@ func (c *cli) openToken() (path string, open bool) {
 	path = filepath.Join(dir, apiclient.TokenFile)
 	fi, err := os.Stat(path)
 	return path, err == nil && fi.Mode().Perm()&0o077 != 0
+}
+
+// hostChecks examines whether a server with its own build daemon would work on this host.
+func (c *cli) hostChecks(ctx context.Context) []apiclient.Check {
+	dir, err := c.dataDir()
+	if err != nil {
+		return nil
+	}
+	cfg, err := daemonConfig(serveConfig{data: dir, runc: "runc"}, "")
+	if err != nil {
+		return []apiclient.Check{failed("data directory", err)}
+	}
+	return hostChecks(ctx, cfg)
 }
 
 func failed(name string, err error) apiclient.Check {

@@ -54,6 +54,7 @@ var layer = map[string]int{
 	"cmd/kiln/internal/render": 9,
 	"cmd/kiln":                 10,
 	"internal/bench":           10,
+	"internal/bench/stamp":     10,
 	"examples":                 10,
 	"examples/pull":            10,
 
@@ -90,7 +91,7 @@ var pure = map[string][]string{
 	"internal/event":      {"kiln/internal/run"},
 	"internal/task":       {"kiln/taskspec", "gopkg.in/yaml.v3"},
 	"internal/graph":      {"github.com/distribution/reference"},
-	"internal/dockerfile": {"github.com/moby/buildkit/frontend/dockerfile", "github.com/distribution/reference"},
+	"internal/dockerfile": {"github.com/moby/buildkit/frontend/dockerfile", "github.com/distribution/reference", "github.com/containerd/platforms"},
 }
 
 // impure are packages of the standard library that reach outside the process or wait.

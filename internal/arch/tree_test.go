@@ -62,7 +62,7 @@ type listed struct {
 }
 
 func loadPackages() ([]pkg, error) {
-	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,GoFiles,TestGoFiles,XTestGoFiles", module+"/...").Output()
+	out, err := exec.Command("go", "list", "-tags=soak", "-json=ImportPath,Dir,Imports,GoFiles,TestGoFiles,XTestGoFiles", module+"/...").Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return nil, errors.New(string(exit.Stderr))
@@ -104,3 +104,6 @@ func parse(l listed) (pkg, error) {
 
 // line returns the line of a position.
 func (f file) line(p token.Pos) int { return f.set.Position(p).Line }
+
+// lines returns how many lines a node spans.
+func (f file) lines(n ast.Node) int { return f.line(n.End()) - f.line(n.Pos()) + 1 }

@@ -25,8 +25,11 @@ type proxy struct {
 	solves []call
 }
 
-// A call is one call of the daemon.
-type call struct{ begun, ended time.Time }
+// A call is one call of a server.
+type call struct {
+	name         string
+	begun, ended time.Time
+}
 
 const (
 	solveMethod = "/moby.buildkit.v1.Control/Solve"
@@ -89,7 +92,7 @@ func (p *proxy) forward(_ any, down grpc.ServerStream) error {
 	err = pump(down.SendMsg, up.RecvMsg)
 	if strings.EqualFold(method, solveMethod) {
 		p.mu.Lock()
-		p.solves = append(p.solves, call{begun, time.Now()})
+		p.solves = append(p.solves, call{method, begun, time.Now()})
 		p.mu.Unlock()
 	}
 	down.SetTrailer(up.Trailer())

@@ -10,6 +10,9 @@ import (
 
 const octets = "application/octet-stream"
 
+// slowest is the rate, in bytes per second, below which a client that fetches a blob is cut off.
+const slowest = 16 << 10
+
 // contentHeader says which content an answer carries; it never changes under its digest.
 func contentHeader(w http.ResponseWriter, dgst, mediaType string) {
 	h := w.Header()
@@ -34,6 +37,8 @@ func (h *handler) getBlob(w http.ResponseWriter, r *http.Request, rt route) erro
 	}
 	contentHeader(w, d.String(), octets)
 	w.Header().Set("Cache-Control", "private, max-age=31536000, immutable")
+	// Not every connection has deadlines.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(stall + time.Duration(size/slowest)*time.Second))
 	http.ServeContent(w, r, "", time.Time{}, blob)
 	return nil
 }

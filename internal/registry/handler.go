@@ -108,7 +108,7 @@ type patientBody struct {
 func (b *patientBody) Read(p []byte) (int, error) {
 	if now := time.Now(); now.Sub(b.renewed) > stall/4 {
 		b.renewed = now
-		// Not every connection has deadlines; those of tests do without.
+		// Not every connection has deadlines.
 		_ = b.control.SetReadDeadline(now.Add(stall))
 	}
 	n, err := b.ReadCloser.Read(p)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,45 +15,36 @@ import (
 	"kiln/internal/registrytest"
 )
 
-// drain returns the events that are waiting, and takes them.
-func drain(t testing.TB, s *registry.Store) []registry.OutboxEvent {
-	t.Helper()
-	return relay(t, s, 0)
-}
+// sentinels counts the tags that drain has made.
+var sentinels atomic.Int64
 
-// relay delivers until at least n events have come and no more are waiting.
-func relay(t testing.TB, s *registry.Store, n int) (got []registry.OutboxEvent) {
+// drain returns the events that are waiting, and takes them. Events come in order, so that of a tag
+// made now is the last.
+func drain(t testing.TB, s *registry.Store) (got []registry.OutboxEvent) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), 10*time.Second)
-	defer stop()
-	batches := make(chan []registry.OutboxEvent)
-	done := make(chan error, 1)
-	go func() {
-		done <- s.Relay(ctx, func(ctx context.Context, events []registry.OutboxEvent) error {
-			select {
-			case batches <- events:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-	}()
-	for {
-		quiet := time.After(200 * time.Millisecond)
-		select {
-		case b := <-batches:
-			got = append(got, b...)
-		case <-quiet:
-			if len(got) < n && ctx.Err() == nil {
-				continue
-			}
-			stop()
-			if err := <-done; err != nil {
-				t.Fatal(err)
-			}
-			return got
-		}
+	tag := fmt.Sprint("s", sentinels.Add(1))
+	if _, err := s.PutManifest(t.Context(), "sentinel", tag, ociIndex, []byte(`{"schemaVersion":2,"manifests":[]}`)); err != nil {
+		t.Fatal(err)
 	}
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	err := s.Relay(ctx, func(_ context.Context, events []registry.OutboxEvent) error {
+		for _, e := range events {
+			if e.Repository == "sentinel" && e.Tag == tag {
+				stop()
+			} else if e.Repository != "sentinel" {
+				got = append(got, e)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		t.Fatal("the relay did not deliver what was recorded")
+	}
+	return got
 }
 
 func show(events []registry.OutboxEvent) (out []string) {

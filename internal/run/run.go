@@ -53,6 +53,8 @@ type Attempt struct {
 	Ended    time.Time `json:"ended,omitzero"`
 	Outcome  string    `json:"outcome,omitempty"` // a final state, or "lost"
 	Reason   string    `json:"reason,omitempty"`
+	// Blameless says that the attempt was lost in a way that cannot have been the run's doing.
+	Blameless bool `json:"blameless,omitempty"`
 }
 
 // A Spec is what a run executes: one build, or a task file.

@@ -23,6 +23,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/defaults"
 	"github.com/gofrs/flock"
 	"github.com/moby/buildkit/control"
@@ -184,6 +185,28 @@ func lockRoot(cfg *Config) (unlock func(), err error) {
 	return func() { _ = lock.Close() }, nil
 }
 
+// WaitFree waits until no daemon uses the root of cfg: one whose supervisor was killed takes a while to
+// notice and to stop. It returns ErrInUse if the root is still in use when ctx ends.
+func WaitFree(ctx context.Context, cfg Config) error {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		unlock, err := lockRoot(&cfg)
+		if err == nil {
+			unlock()
+			return nil
+		}
+		if !errors.Is(err, ErrInUse) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+		}
+	}
+}
+
 // prepareProcess sets what BuildKit reads from its process.
 func prepareProcess(cfg *Config) error {
 	apicaps.ExportedProduct = "buildkit"
@@ -194,6 +217,7 @@ func prepareProcess(cfg *Config) error {
 		os.Setenv("BUILDKIT_STEP_LOG_MAX_SPEED", "-1"),
 		// BuildKit mounts in temporary directories; the sweep finds them below the root.
 		os.Setenv("TMPDIR", tmpDir(cfg.Root)),
+		mount.SetTempMountLocation(tmpDir(cfg.Root)),
 	)
 }
 

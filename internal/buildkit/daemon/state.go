@@ -36,6 +36,9 @@ const (
 	generationFile = "generation"
 	// ownerFile tells, beside databases on a tmpfs, which root they belong to.
 	ownerFile = "root"
+	// runningFile holds, while a daemon uses the root, the ID of the kernel's boot. What had been
+	// written then is on disk for certain only if the kernel still runs.
+	runningFile = "running"
 	// trashPrefix begins the names of directories that wait for removal.
 	trashPrefix = "trash-"
 )
@@ -101,18 +104,44 @@ func (d *databases) prepare(log *slog.Logger) error {
 	}
 	want := readGeneration(d.root)
 	switch {
-	case want != "" && want == readGeneration(d.dir):
-		if !d.onTmpfs() {
-			return nil
+	case want == "" || d.interrupted():
+	case want == readGeneration(d.dir):
+		if d.onTmpfs() {
+			if err := d.forgetKept(); err != nil { // it is older
+				return err
+			}
 		}
-		return d.forgetKept() // it is older
-	case want != "" && want == readGeneration(d.kept):
-		return d.restore(want)
+		return d.markRunning()
+	case want == readGeneration(d.kept):
+		if err := d.restore(want); err != nil {
+			return err
+		}
+		return d.markRunning()
 	}
 	if want != "" {
-		log.Warn("build cache discarded: its databases are gone or are not those of its last use", "root", d.root)
+		log.Warn("build cache discarded: the host went down during its last use, or its databases are gone", "root", d.root)
 	}
 	return d.reset()
+}
+
+// interrupted tells whether the kernel has been started anew since a daemon used the root and did not
+// stop.
+func (d *databases) interrupted() bool {
+	b, err := os.ReadFile(filepath.Join(d.root, runningFile))
+	return err == nil && string(b) != bootID()
+}
+
+func (d *databases) markRunning() error {
+	return writeDurably(filepath.Join(d.root, runningFile), bootID())
+}
+
+// bootID names the time between two starts of the kernel.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "" // without /proc there is no daemon
+	}
+	return string(b)
 }
 
 // reset empties root and databases and begins a new generation.
@@ -139,7 +168,10 @@ func (d *databases) reset() error {
 	if err := writeDurably(filepath.Join(d.root, generationFile), generation); err != nil {
 		return err
 	}
-	return os.WriteFile(d.path(ownerFile), []byte(d.root), 0o600)
+	if err := os.WriteFile(d.path(ownerFile), []byte(d.root), 0o600); err != nil {
+		return err
+	}
+	return d.markRunning()
 }
 
 // restore copies the kept databases to where they are used.
@@ -171,26 +203,33 @@ func (d *databases) forgetKept() error {
 // keep puts closed databases aside so that they survive a reboot, and everything that they describe
 // is on disk before they are. It may be called only when nothing uses the root any more.
 func (d *databases) keep() error {
-	if !d.onTmpfs() {
-		return nil
-	}
 	generation := readGeneration(d.root)
 	if generation == "" || generation != readGeneration(d.dir) {
 		return fmt.Errorf("%s: databases of another generation than %s", d.dir, d.root)
 	}
-	for _, name := range databaseFiles {
-		err := copyDurably(d.path(name), filepath.Join(d.kept, name))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
+	if d.onTmpfs() {
+		for _, name := range databaseFiles {
+			err := copyDurably(d.path(name), filepath.Join(d.kept, name))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
 		}
 	}
 	if err := syncFilesystem(d.root); err != nil {
 		return err
 	}
-	if err := writeDurably(filepath.Join(d.kept, generationFile), generation); err != nil {
+	if d.onTmpfs() {
+		if err := writeDurably(filepath.Join(d.kept, generationFile), generation); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(d.dir); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(filepath.Join(d.root, runningFile)); err != nil {
 		return err
 	}
-	return os.RemoveAll(d.dir)
+	return syncDir(d.root)
 }
 
 // makePrivate makes a directory that nobody else can write to, or finds that it is one. A tmpfs is

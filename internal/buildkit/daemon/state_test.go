@@ -49,6 +49,8 @@ func TestCacheIsKeptOnlyWithItsDatabases(t *testing.T) {
 		{"stopped, then a reboot", "tmpfs", both(stop, reboot), "tmpfs", true},
 		{"killed, then a reboot", "tmpfs", reboot, "tmpfs", false},
 		{"stopped, started, killed, then a reboot", "tmpfs", both(stop, restart, reboot), "tmpfs", false},
+		{"killed, on disk, then a reboot", "", otherBoot, "", false},
+		{"stopped, on disk, then a reboot", "", both(stop, otherBoot), "", true},
 		{"stopped, then to disk", "tmpfs", stop, "", true},
 		{"killed, then to disk", "tmpfs", nil, "", false},
 		{"from disk", "", nil, "tmpfs", true},
@@ -100,6 +102,15 @@ func reboot(t *testing.T, d *databases) {
 	t.Helper()
 	if err := os.RemoveAll(filepath.Dir(d.dir)); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// otherBoot makes the kernel seem to have been started anew.
+func otherBoot(t *testing.T, d *databases) {
+	t.Helper()
+	running := filepath.Join(d.root, runningFile)
+	if _, err := os.Stat(running); err == nil {
+		mustWrite(t, running, "another boot")
 	}
 }
 

@@ -170,6 +170,9 @@ func (d *Daemon) keepRunning(ctx context.Context) error {
 // how it died; nil if it stopped because ctx ended.
 func (d *Daemon) runOnce(ctx context.Context) (readyFor time.Duration, err error) {
 	d.set(Starting, nil)
+	if err := d.awaitRoot(ctx); err != nil {
+		return 0, err
+	}
 	c, err := startChild(&d.cfg)
 	if err != nil {
 		return 0, err
@@ -192,6 +195,13 @@ func (d *Daemon) runOnce(ctx context.Context) (readyFor time.Duration, err error
 	case <-ctx.Done():
 		return time.Since(since), c.stop(&d.cfg)
 	}
+}
+
+// awaitRoot returns when an earlier daemon has left the root.
+func (d *Daemon) awaitRoot(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return daemon.WaitFree(ctx, d.cfg.Daemon)
 }
 
 // awaitReady returns when the daemon answers. It returns an error if the daemon has died or answers

@@ -21,6 +21,9 @@ import (
 // containerLink is the name of a container's interface.
 const containerLink = "eth0"
 
+// maxHostname is the longest name that the kernel takes, less one as is usual.
+const maxHostname = 63
+
 // How often and for how long awaitUp looks.
 const (
 	upInterval = 500 * time.Microsecond
@@ -171,13 +174,15 @@ func awaitUp(h *netlink.Handle, link netlink.Link) error {
 	return nil // slow at first, but connected
 }
 
-// Set puts a container into the namespace.
+// Set puts a container into the namespace. A step of a run is called by its own name there: the whole
+// name may be longer than the kernel allows, and the run's part is nothing that a process needs.
 func (e *endpoint) Set(s *specs.Spec) error {
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), e.ns.Fd())
 	err := oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})(nil, nil, nil, s)
 	if err != nil || e.bridge.isolated() {
 		return err
 	}
+	s.Hostname = e.step[:min(len(e.step), maxHostname)]
 	return e.provider.addHosts(e, s)
 }
 

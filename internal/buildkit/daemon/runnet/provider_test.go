@@ -235,6 +235,18 @@ func TestHostsFollowsTheRun(t *testing.T) {
 	}
 }
 
+func TestContainerIsCalledByItsStep(t *testing.T) {
+	p := newProvider(t, Config{})
+	long := strings.Repeat("x", 80)
+	for step, want := range map[string]string{"web": "web", "a.b": "a.b", long: long[:63]} {
+		s := &specs.Spec{Hostname: "unchanged", Linux: &specs.Linux{}}
+		must(t, container(t, p, step+".run1").Set(s))
+		if s.Hostname != want {
+			t.Errorf("hostname of step %s = %s, want %s", step, s.Hostname, want)
+		}
+	}
+}
+
 // hostsOf returns the hosts file that a container gets.
 func hostsOf(t *testing.T, e *endpoint) string {
 	t.Helper()

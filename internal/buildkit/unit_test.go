@@ -1,0 +1,153 @@
+package buildkit
+
+import (
+	"context"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
+)
+
+func TestRedactor(t *testing.T) {
+	var r redactor
+	r.add("hunter22")
+	r.add("abc") // too short to be one
+	for in, want := range map[string]string{
+		"plain abc":              "plain abc",
+		"login hunter22 refused": "login *** refused",
+		`Get "https://bob:pw@host/x?token=1": no`: `Get "https://***@host/x?***": no`,
+		"git https://tok@github.com/a/b.git#main": "git https://***@github.com/a/b.git#main",
+		"docker-image://host/x@sha256:abc":        "docker-image://host/x@sha256:abc",
+	} {
+		if got := r.String(in); got != want {
+			t.Errorf("String(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestHostname(t *testing.T) {
+	long := strings.Repeat("a", 100)
+	for _, c := range []struct{ step, want string }{
+		{"web", "web.rabc"}, {"My_Step.1", "my-step-1.rabc"}, {"--", "x.rabc"}, {"é", "x.rabc"}, {long, long[:59] + ".rabc"},
+	} {
+		if got := hostname(c.step, "rabc"); got != c.want || len(got) > maxHostname {
+			t.Errorf("hostname(%q) = %q, want %q", c.step, got, c.want)
+		}
+	}
+}
+
+func TestAddHosts(t *testing.T) {
+	got, err := addHosts([]string{"a:1.2.3.4", "b=::1", "c:[fe80::1]"})
+	if want := "a=1.2.3.4,b=::1,c=fe80::1"; err != nil || got != want {
+		t.Errorf("addHosts = %q, %v, want %q", got, err, want)
+	}
+	for _, bad := range []string{"", "a", ":1.2.3.4", "a:host-gateway", "a,b:1.2.3.4"} {
+		if _, err := addHosts([]string{bad}); err == nil {
+			t.Errorf("addHosts(%q): no error", bad)
+		}
+	}
+}
+
+func TestMergeEnv(t *testing.T) {
+	got := mergeEnv([]string{"A=1", "B=2"}, []string{"B=3", "C=", "C=4"})
+	if diff := cmp.Diff([]string{"A=1", "B=3", "C=4"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPathInside(t *testing.T) {
+	for in, want := range map[string]string{"": "", ".": "", "./a/": "a", "/a/b": "a/b", "a/../b": "b"} {
+		if got, err := pathInside(in); err != nil || got != want {
+			t.Errorf("pathInside(%q) = %q, %v, want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"..", "../a", "a/../../b"} {
+		if _, err := pathInside(in); err == nil {
+			t.Errorf("pathInside(%q): no error", in)
+		}
+	}
+}
+
+func TestTreeBelow(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"app/sub", "app2"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a"), []byte("data"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range []string{"app/outer", "app/sub/outer2", "app2/x"} { // hard links of one file
+		if err := os.Link(filepath.Join(dir, "a"), filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("/etc", filepath.Join(dir, "app/sym")); err != nil {
+		t.Fatal(err)
+	}
+	root, err := fsutil.NewFS(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	below := tree{fs: root, dir: "app"}
+	for target, want := range map[string][]string{
+		"/":   {"outer ", "sub ", "sub/outer2 outer", "sym /etc"},
+		"sub": {"sub ", "sub/outer2 "},
+		"no":  nil,
+	} {
+		var got []string
+		err := below.Walk(t.Context(), target, func(p string, e fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := e.Info()
+			if err != nil {
+				return err
+			}
+			stat := info.Sys().(*types.Stat)
+			if stat.Path != p {
+				t.Errorf("path %q, entry %q", p, stat.Path)
+			}
+			got = append(got, p+" "+stat.Linkname)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("Walk(%q): %s", target, diff)
+		}
+	}
+	f, err := below.Open("missing")
+	if err != nil {
+		t.Fatalf("Open: %v, want a file whose Read fails", err)
+	}
+	if _, err := f.Read(make([]byte, 1)); err == nil {
+		t.Error("Read: no error")
+	}
+}
+
+func TestLazyKeepsNoFailure(t *testing.T) {
+	var l lazy[int]
+	fail := func(context.Context) (int, error) { return 0, fs.ErrInvalid }
+	if _, err := l.get(t.Context(), fail); err == nil {
+		t.Error("no error")
+	}
+	if _, made := l.peek(); made {
+		t.Error("a failure was kept")
+	}
+	for range 2 {
+		if v, err := l.get(t.Context(), func(context.Context) (int, error) { return 1, nil }); v != 1 || err != nil {
+			t.Errorf("get = %d, %v", v, err)
+		}
+	}
+	if v, err := l.get(t.Context(), fail); v != 1 || err != nil {
+		t.Errorf("get = %d, %v", v, err)
+	}
+}

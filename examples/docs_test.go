@@ -12,12 +12,8 @@ import (
 // every command, and every flag in it.
 func TestReferenceIsComplete(t *testing.T) {
 	t.Parallel()
-	b, err := os.ReadFile("../docs/cli.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	sections := map[string]string{}
-	for _, s := range strings.Split(string(b), "\n## ")[1:] {
+	for _, s := range strings.Split(readFile(t, "../docs/cli.md"), "\n## ")[1:] {
 		title, text, _ := strings.Cut(s, "\n")
 		sections[strings.TrimPrefix(title, "kiln ")] = text
 	}
@@ -79,4 +75,36 @@ func flagsIn(help string) []string {
 		names = append(names, m[1])
 	}
 	return names
+}
+
+// TestFrontPages holds the pages that newcomers read first to their length, their links to files that
+// exist, and the task file that README shows to the one that is executed here.
+func TestFrontPages(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^):#]+)\)`)
+	for page, maxLines := range map[string]int{"README.md": 250, "ARCHITECTURE.md": 150, "CONTRIBUTING.md": 150} {
+		text := readFile(t, "../"+page)
+		if n := strings.Count(text, "\n"); n > maxLines {
+			t.Errorf("%s: %d lines, at most %d", page, n, maxLines)
+		}
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat("../" + m[1]); err != nil {
+				t.Errorf("%s: link to %s: %v", page, m[1], err)
+			}
+		}
+	}
+	_, shown, _ := strings.Cut(readFile(t, "../README.md"), "```yaml\n")
+	shown, _, _ = strings.Cut(shown, "```")
+	if !strings.HasSuffix(readFile(t, "hello/acr-task.yaml"), shown) {
+		t.Error("README.md shows another task file than examples/hello/acr-task.yaml")
+	}
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

@@ -52,7 +52,7 @@ func (s *Scheduler) flushRun(ctx context.Context, e *entry) error {
 	}
 	if e.stop {
 		a := e.attempt()
-		s.tellToStop(a.Instance, e.run.ID, a.N, "canceled by "+e.run.CancelBy)
+		s.tellToStop(a.Instance, e.run.ID, a.N, "by "+e.run.CancelBy)
 		e.stop = false
 	}
 	return nil
@@ -122,7 +122,7 @@ func (s *Scheduler) assignment(r run.Run, recipient string) (event.Assignment, e
 	if err != nil {
 		return as, err
 	}
-	if as.Token, err = secret.Seal(recipient, token); err != nil {
+	if as.Token, err = s.sealed.seal(recipient, token); err != nil {
 		return as, err
 	}
 	if len(r.Spec.Secrets) == 0 {
@@ -135,6 +135,23 @@ func (s *Scheduler) assignment(r run.Run, recipient string) (event.Assignment, e
 	as.Run.Spec.Secrets = nil
 	as.Secrets, err = secret.Seal(recipient, values)
 	return as, err
+}
+
+// A sealedToken remembers the last token that was sealed: it is the same for many runs.
+type sealedToken struct {
+	recipient, token string
+	sealed           []byte
+}
+
+func (t *sealedToken) seal(recipient, token string) ([]byte, error) {
+	if t.sealed != nil && t.recipient == recipient && t.token == token {
+		return t.sealed, nil
+	}
+	sealed, err := secret.Seal(recipient, token)
+	if err == nil {
+		*t = sealedToken{recipient, token, sealed}
+	}
+	return sealed, err
 }
 
 // cleanUp forgets a run whose end is stored.

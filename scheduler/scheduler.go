@@ -46,8 +46,9 @@ type Scheduler struct {
 	LeaseTTL time.Duration
 	Log      *slog.Logger
 
-	core  *core
-	inbox chan item
+	core   *core
+	inbox  chan item
+	sealed sealedToken
 }
 
 // An item is one fact for the loop: apply changes the core, settle is called once the change is stored.
@@ -250,7 +251,7 @@ func (s *Scheduler) watchLeases(ctx context.Context) error {
 		default:
 			s.observe(ctx, func(time.Time) {
 				if !s.core.lease(id, n) {
-					s.tellToStop(e.Value.Instance, id, n, "the attempt was given up")
+					s.tellToStop(e.Value.Instance, id, n, "because the attempt was given up")
 				}
 			})
 		}

@@ -64,8 +64,9 @@ func elapsed(r run.Run) time.Duration {
 
 // work prepares and executes the steps. What it opens it closes.
 func (a *attempt) work(ctx context.Context, as event.Assignment) error {
-	if err := a.w.Identity.Open(as.Token, &a.token); err != nil {
-		return fmt.Errorf("registry token: %w", err)
+	var err error
+	if a.token, err = a.w.token.open(a.w.Identity, as.Token); err != nil {
+		return err
 	}
 	if len(as.Secrets) > 0 {
 		if err := a.w.Identity.Open(as.Secrets, &a.secrets); err != nil {

@@ -52,9 +52,7 @@ func (a *attempt) runGraph(ctx context.Context) error {
 		if first != nil {
 			continue
 		}
-		if left > 0 {
-			a.reports.kick()
-		}
+		a.reports.kick()
 		for _, c := range children[r.step] {
 			if waits[c]--; waits[c] == 0 {
 				start(c)

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/run"
@@ -203,7 +201,7 @@ func (l *logs) flush(step string) {
 // send publishes what is queued, in order, until the log is closed.
 func (l *logs) send() {
 	defer close(l.done)
-	var last jetstream.PubAckFuture
+	var last bus.Ack
 	for {
 		id, chunk, more := l.next()
 		if chunk != nil {
@@ -222,7 +220,7 @@ func (l *logs) send() {
 }
 
 // settle waits until the last message is stored and notes its sequence.
-func (l *logs) settle(last jetstream.PubAckFuture) {
+func (l *logs) settle(last bus.Ack) {
 	if last == nil {
 		return
 	}

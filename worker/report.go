@@ -20,8 +20,13 @@ type reporter struct {
 	next    event.Report // what has not been sent
 	all     event.Report // everything so far: the last report repeats it, should one have been lost
 	changed bool
+	ended   bool
 	n       int
+	timer   *time.Timer // set while news is about to be sent
 }
+
+// reportDelay is how long news waits for more. The outcome of an attempt does not wait.
+const reportDelay = 10 * time.Millisecond
 
 func newReporter(b *bus.Bus, r run.Run) *reporter {
 	return &reporter{bus: b, next: event.Report{Run: r.ID, Attempt: r.Attempt}}
@@ -67,11 +72,21 @@ func (r *reporter) bases(bases []run.Base) {
 	r.next.Bases, r.all.Bases, r.changed = append(r.next.Bases, bases...), append(r.all.Bases, bases...), true
 }
 
-// kick sends the news so far, without waiting.
+// kick has the news sent soon, so that what happens at about the same time is one message.
 func (r *reporter) kick() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.changed {
+	if r.timer == nil && !r.ended {
+		r.timer = time.AfterFunc(reportDelay, r.send)
+	}
+}
+
+// send sends the news so far, without waiting.
+func (r *reporter) send() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.timer = nil
+	if !r.changed || r.ended {
 		return
 	}
 	rep := r.take()
@@ -93,6 +108,7 @@ func (r *reporter) take() event.Report {
 func (r *reporter) final(ctx context.Context, out outcome, logEnd uint64) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.ended = true
 	rep := r.take()
 	rep.Begun, rep.Steps, rep.Images, rep.Bases = r.all.Begun, r.all.Steps, r.all.Images, r.all.Bases
 	rep.Final, rep.Reason, rep.Blameless, rep.LogEnd = out.state, out.reason, out.blameless, logEnd

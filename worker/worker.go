@@ -9,6 +9,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -69,6 +70,28 @@ type Worker struct {
 
 	mu       sync.Mutex
 	attempts map[string]context.CancelCauseFunc // by lease key
+	token    openedToken
+}
+
+// An openedToken remembers the last token that was opened: it is the same for many runs.
+type openedToken struct {
+	mu     sync.Mutex
+	sealed []byte
+	token  string
+}
+
+func (t *openedToken) open(id secret.Identity, sealed []byte) (string, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sealed != nil && bytes.Equal(t.sealed, sealed) {
+		return t.token, nil
+	}
+	var token string
+	if err := id.Open(sealed, &token); err != nil {
+		return "", fmt.Errorf("registry token: %w", err)
+	}
+	t.sealed, t.token = sealed, token
+	return token, nil
 }
 
 // Reasons for which an attempt is stopped.
@@ -153,7 +176,7 @@ func (w *Worker) control(data []byte) {
 	cancel := w.attempts[leaseKey(c.Run, c.Attempt)]
 	w.mu.Unlock()
 	if cancel != nil {
-		cancel(fmt.Errorf("%w: %s", errCanceled, c.Reason))
+		cancel(fmt.Errorf("%w %s", errCanceled, c.Reason))
 	}
 }
 

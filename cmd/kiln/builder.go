@@ -25,11 +25,11 @@ type builder struct {
 	client *buildkit.Client
 }
 
-func newBuilder(cfg serveConfig, registryHost string, log *slog.Logger) (*builder, error) {
+func newBuilder(cfg serveConfig, registryHost, token string, log *slog.Logger) (*builder, error) {
 	b := &builder{cfg: cfg}
 	address := cfg.buildkit
 	if address == "" {
-		dcfg, err := daemonConfig(cfg, registryHost)
+		dcfg, err := daemonConfig(cfg, registryHost, token)
 		if err != nil {
 			return nil, err
 		}
@@ -46,14 +46,14 @@ func newBuilder(cfg serveConfig, registryHost string, log *slog.Logger) (*builde
 }
 
 // daemonConfig is the configuration of the own daemon.
-func daemonConfig(cfg serveConfig, registryHost string) (daemon.Config, error) {
+func daemonConfig(cfg serveConfig, registryHost, token string) (daemon.Config, error) {
 	socket, err := socketPath(cfg.data)
 	if err != nil {
 		return daemon.Config{}, err
 	}
 	return daemon.Config{
 		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
-		Registries: map[string]daemon.Registry{registryHost: {PlainHTTP: true}},
+		Registries: map[string]daemon.Registry{registryHost: {PlainHTTP: true, Authorization: "Bearer " + token}},
 	}, nil
 }
 

@@ -33,7 +33,7 @@ func TestSoak(t *testing.T) {
 		for range 1 + rand.IntN(3) {
 			ids = append(ids, submit(t, s, len(ids)))
 		}
-		time.Sleep(time.Duration(rand.IntN(4000)) * time.Millisecond) // the moment of the kill is the point
+		<-time.After(time.Duration(rand.IntN(4000)) * time.Millisecond) // any moment will do
 		switch i % 3 {
 		case 0:
 			s.kill()

@@ -57,7 +57,6 @@ type node struct {
 	index    *index.Index
 	contexts *source.Contexts
 	builder  *builder
-	token    string // of the worker and the scheduler, for the registry
 
 	closers []func() error // in the order of opening
 }
@@ -149,7 +148,6 @@ func (n *node) openKeys(context.Context) error {
 	if n.identity, err = secret.LoadIdentity(filepath.Join(n.cfg.data, "identity.key")); err != nil {
 		return err
 	}
-	n.token, err = n.keys.Mint(auth.Principal{Name: "worker", Role: auth.RoleWorker, Expires: time.Now().AddDate(10, 0, 0)})
 	return err
 }
 
@@ -191,7 +189,12 @@ func (n *node) openBus(ctx context.Context) error {
 }
 
 func (n *node) openBuilder(ctx context.Context) error {
-	b, err := newBuilder(n.cfg, n.host, n.log)
+	// The own daemon gets its credentials when it starts, for as long as this process lives.
+	token, err := n.keys.Mint(stagingAccess("build daemon", time.Now().AddDate(10, 0, 0)))
+	if err != nil {
+		return err
+	}
+	b, err := newBuilder(n.cfg, n.host, token, n.log)
 	if err != nil {
 		return err
 	}
@@ -302,13 +305,20 @@ func contextFault(err error) *apiclient.Error {
 
 func (n *node) scheduler() *scheduler.Scheduler {
 	return &scheduler.Scheduler{Bus: n.bus, Store: n.store, Secrets: n.identity, LeaseTTL: leaseTTL, Log: n.log,
-		Fence: registry.NewClient(n.url, n.token, http.DefaultClient), Active: n.index.Active, Token: n.mint}
+		Fence: n.registry, Active: n.index.Active, Token: n.mint}
 }
 
-// mint makes the token with which an attempt reads from the registry and stages its images.
+// mint makes the token with which an attempt reads from the registry and stages its images. All
+// attempts of an hour get the same one: a build daemon asks the client once for each set of credentials
+// that it has lately seen for a host, so a token of each run's own would make every build slower than
+// the one before.
 func (n *node) mint(r run.Run) (string, error) {
-	return n.keys.Mint(auth.Principal{Name: "run " + r.ID, Role: auth.RoleRun, Push: []string{worker.StagingRoot + "*"},
-		Expires: time.Now().Add(r.Spec.Timeout + tokenLife)})
+	return n.keys.Mint(stagingAccess("runs", time.Now().UTC().Add(r.Spec.Timeout+tokenLife).Truncate(time.Hour)))
+}
+
+// stagingAccess is the right to read images and to stage some.
+func stagingAccess(name string, until time.Time) auth.Principal {
+	return auth.Principal{Name: name, Role: auth.RoleRun, Push: []string{worker.StagingRoot + "*"}, Expires: until}
 }
 
 func (n *node) worker(buildkit string) (*worker.Worker, error) {
@@ -325,10 +335,10 @@ func (n *node) worker(buildkit string) (*worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	opener := &source.Opener{Blobs: source.Remote{BaseURL: n.url, Token: n.token, Client: http.DefaultClient}, Cache: cache}
+	opener := &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}
 	return &worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
-		Publisher: registry.NewClient(n.url, n.token, http.DefaultClient),
+		Publisher: n.registry,
 		Open: func(ctx context.Context, ref string) (worker.Source, error) {
 			return opener.Open(ctx, ref)
 		},
@@ -373,8 +383,6 @@ func (a registryAccess) Authorize(r *http.Request, repository string, action reg
 		allowed = true
 	case action == registry.Push:
 		allowed = p.MayPush(repository)
-	case action == registry.Control:
-		allowed = p.Role == auth.RoleWorker
 	}
 	if !allowed {
 		return fmt.Errorf("%w: %s may not %s %s", registry.ErrDenied, p.Name, action, repository)

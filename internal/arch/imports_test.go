@@ -15,6 +15,7 @@ var layer = map[string]int{
 
 	// Pure values: no I/O, no clock, no goroutines.
 	"internal/run":        1,
+	"internal/cron":       0,
 	"internal/task":       1,
 	"internal/graph":      1,
 	"internal/dockerfile": 1,
@@ -37,18 +38,20 @@ var layer = map[string]int{
 	"internal/buildkit/supervise": 6,
 	"internal/registry":           6,
 	"internal/source":             6,
+	"internal/source/git":         6,
 	"internal/secret":             6,
 
 	// Read models of it.
 	"internal/index": 7,
 
 	// Components.
-	"webhook":      8,
-	"triggers":     8,
-	"scheduler":    8,
-	"worker":       8,
-	"internal/api": 8,
-	"internal/web": 8,
+	"webhook":         8,
+	"triggers":        8,
+	"triggers/decide": 7,
+	"scheduler":       8,
+	"worker":          8,
+	"internal/api":    8,
+	"internal/web":    8,
 
 	// Programs, which plug the components together, and what only they use.
 	"cmd/kiln/internal/render": 9,

@@ -3,7 +3,6 @@ package arch_test
 import (
 	"go/ast"
 	"path"
-	"strconv"
 	"strings"
 	"testing"
 )
@@ -55,8 +54,9 @@ type rule struct {
 }
 
 var rules = []rule{
+	// In a synctest bubble sleeping moves the clock and waits for nothing.
 	{"time", []string{"Sleep"}, "wait for what has to happen, with a bound",
-		func(p pkg, _ file) bool { return below(p.path, "internal/bench") }},
+		func(p pkg, f file) bool { return below(p.path, "internal/bench") || f.imports("testing/synctest") }},
 	{"context", []string{"TODO"}, "take the caller's context", nobody},
 	{"os", []string{"Getenv", "LookupEnv", "Environ", "ExpandEnv"}, "the environment is read by programs; give the value as an argument",
 		func(p pkg, f file) bool { return program(p, f) || f.test || support(p) }},
@@ -99,17 +99,13 @@ func TestForbiddenCalls(t *testing.T) {
 
 // selections returns where a file names one of an imported package's names.
 func selections(f file, from string, names []string) []*ast.SelectorExpr {
-	local := ""
-	for _, imp := range f.ast.Imports {
-		if p, err := strconv.Unquote(imp.Path.Value); err != nil || p != from {
-			continue
-		}
-		if local = path.Base(from); imp.Name != nil {
-			local = imp.Name.Name
-		}
-	}
-	if local == "" {
+	imp := f.importOf(from)
+	if imp == nil {
 		return nil
+	}
+	local := path.Base(from)
+	if imp.Name != nil {
+		local = imp.Name.Name
 	}
 	var found []*ast.SelectorExpr
 	ast.Inspect(f.ast, func(n ast.Node) bool {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -107,3 +108,15 @@ func (f file) line(p token.Pos) int { return f.set.Position(p).Line }
 
 // lines returns how many lines a node spans.
 func (f file) lines(n ast.Node) int { return f.line(n.End()) - f.line(n.Pos()) + 1 }
+
+// importOf returns the file's import of a package, or nil.
+func (f file) importOf(importPath string) *ast.ImportSpec {
+	for _, imp := range f.ast.Imports {
+		if p, err := strconv.Unquote(imp.Path.Value); err == nil && p == importPath {
+			return imp
+		}
+	}
+	return nil
+}
+
+func (f file) imports(importPath string) bool { return f.importOf(importPath) != nil }

@@ -1,7 +1,7 @@
 // Package auth says who a caller is and what it may do.
 //
 // There are two kinds of tokens. The admin token is random, kept in a file of mode 0600 that the local
-// command line finds. Run and worker tokens are signed statements (HMAC-SHA256) with an expiry; they
+// command line finds. Tokens of runs are signed statements (HMAC-SHA256) with an expiry; they
 // need no storage and end by themselves. Tokens are compared in constant time and never logged.
 package auth
 
@@ -26,9 +26,8 @@ type Role string
 
 // Roles.
 const (
-	RoleAdmin  Role = "admin"  // everything
-	RoleWorker Role = "worker" // pulls contexts, publishes images through the fence
-	RoleRun    Role = "run"    // pulls, and stages images of one run
+	RoleAdmin Role = "admin" // everything
+	RoleRun   Role = "run"   // pulls, and stages images
 )
 
 // A Principal is an authenticated caller.

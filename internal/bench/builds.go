@@ -119,6 +119,11 @@ func (s *side) build(ctx context.Context) (time.Duration, error) {
 // one file changed.
 func (l *lab) compete(ctx context.Context, changed bool, sides ...*side) error {
 	for round := range warmUp + l.n {
+		c, err := conditionsAt(l.dir)
+		if err != nil {
+			return err
+		}
+		l.during = append(l.during, c)
 		for i := range sides {
 			s := sides[(round+i)%len(sides)]
 			if changed {
@@ -147,9 +152,10 @@ func (l *lab) compete(ctx context.Context, changed bool, sides ...*side) error {
 }
 
 // compare returns the ratio of kiln to a peer.
-func compare(kiln, peer *side, must, aim float64) result {
+func (l *lab) compare(kiln, peer *side, must, aim float64) result {
 	k, p := summarize(kiln.times), summarize(peer.times)
-	note := fmt.Sprintf("processor time of the command p50: kiln %.0f ms, peer %.0f ms", summarize(kiln.cpu).P50, summarize(peer.cpu).P50)
+	note := fmt.Sprintf("processor time of the command p50: kiln %.0f ms, peer %.0f ms; %s",
+		summarize(kiln.cpu).P50, summarize(peer.cpu).P50, spread(l.during))
 	return result{Note: note, What: "kiln / " + peer.name, Unit: "x", Value: k.P50 / p.P50, Must: must, Aim: aim, Kiln: &k, Peer: &p, PeerName: peer.name}
 }
 
@@ -186,7 +192,7 @@ func (l *lab) embedded(ctx context.Context, changed bool, must, aim float64) ([]
 	if err := l.compete(ctx, changed, kiln, peer); err != nil {
 		return nil, err
 	}
-	return []result{compare(kiln, peer, must, aim)}, nil
+	return []result{l.compare(kiln, peer, must, aim)}, nil
 }
 
 func cachedStock(ctx context.Context, l *lab) ([]result, error) { return l.stock(ctx, false) }
@@ -223,5 +229,5 @@ func (l *lab) stock(ctx context.Context, changed bool) ([]result, error) {
 	if err := l.compete(ctx, changed, kiln, stock, ours); err != nil {
 		return nil, err
 	}
-	return []result{compare(kiln, stock, must, aim), compare(kiln, ours, must, aim)}, nil
+	return []result{l.compare(kiln, stock, must, aim), l.compare(kiln, ours, must, aim)}, nil
 }

@@ -61,6 +61,7 @@ type lab struct {
 	n         int // measured rounds
 	dir       string
 	processes []*process
+	during    []conditions // between rounds
 }
 
 func newLab(o options, b binaries) (*lab, error) {

@@ -84,3 +84,16 @@ func conditionsAt(dir string) (conditions, error) {
 	c.Fsync = summarize(times).P50
 	return c, nil
 }
+
+// spread tells how the disk and the load varied during a measurement.
+func spread(series []conditions) string {
+	var fsync []float64
+	var load float64
+	for _, c := range series {
+		fsync, load = append(fsync, c.Fsync), max(load, c.Load)
+	}
+	if slices.Sort(fsync); len(fsync) == 0 {
+		return "no conditions noted"
+	}
+	return fmt.Sprintf("fsync between rounds p50 %.2f, worst %.2f ms, load at most %.1f", fsync[len(fsync)/2], fsync[len(fsync)-1], load)
+}

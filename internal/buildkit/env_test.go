@@ -77,7 +77,7 @@ func newEnvAt(t testing.TB, address string) *env {
 	e.digest = pushImage(t, e.base, busybox(t))
 
 	var err error
-	e.client, err = buildkit.New(buildkit.Config{Address: address, DialTimeout: 5 * time.Second, StopGrace: time.Second})
+	e.client, err = buildkit.New(buildkit.Config{Address: address, DialTimeout: 3 * time.Second, StopGrace: time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

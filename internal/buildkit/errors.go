@@ -81,8 +81,10 @@ func (c *Client) engineError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return causeOf(ctx, err)
 	}
-	switch grpcerrors.Code(err) {
-	case codes.Unavailable, codes.Canceled:
+	switch code := grpcerrors.Code(err); {
+	case errors.Is(err, solve.ErrUnavailable):
+		return err
+	case code == codes.Unavailable, code == codes.Canceled, errors.Is(err, errEnded):
 		return c.unavailable(err)
 	}
 	return fmt.Errorf("build daemon %s: %w", c.cfg.Address, err)

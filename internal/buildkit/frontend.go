@@ -85,7 +85,7 @@ func exportAttrs(cfg solve.SessionConfig, b solve.Build) map[string]string {
 		"name-canonical": "true",
 		"oci-mediatypes": "true",
 	}
-	if cfg.Insecure {
+	if cfg.Insecure && !loopback(cfg.Registry) {
 		attrs["registry.insecure"] = "true"
 	}
 	if !b.Epoch.IsZero() {
@@ -98,6 +98,17 @@ func exportAttrs(cfg solve.SessionConfig, b solve.Build) map[string]string {
 		}
 	}
 	return attrs
+}
+
+// loopback reports whether a registry host is this machine: BuildKit speaks plain HTTP to such a host
+// by itself, and told that it is insecure would try TLS first at every build.
+func loopback(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	ip := net.ParseIP(name)
+	return name == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // imagePolicy returns the policy that makes the daemon use the run's own images where a Dockerfile

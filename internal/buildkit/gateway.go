@@ -70,14 +70,16 @@ func (s *runSession) openGateway(ctx context.Context) (*gateway, error) {
 	usable := make(chan gwclient.Client, 1)
 	go func() {
 		defer close(g.ended)
-		g.err = g.run(life, files, usable)
+		if err := g.run(life, files, usable); err != nil {
+			g.err = c.engineError(life, err)
+		}
 		abort(g.err)
 	}()
 	select {
 	case g.Client = <-usable:
 		return g, nil
 	case <-g.ended:
-		return nil, c.engineError(ctx, g.err)
+		return nil, g.err
 	case <-ctx.Done():
 		abort(context.Cause(ctx))
 		<-g.ended
@@ -103,7 +105,10 @@ func (g *gateway) run(ctx context.Context, files *session.Session, usable chan<-
 		case <-g.stop:
 			return err
 		default:
-			return errors.Join(err, errEnded)
+			if err == nil {
+				return errEnded
+			}
+			return fmt.Errorf("%w: %w", errEnded, err) // whatever the reason, another session may live
 		}
 	})
 	work.Go(func() error {
@@ -145,23 +150,27 @@ func (g *gateway) while(ctx context.Context) (context.Context, context.CancelFun
 	return ctx, func() { cancel(nil) }
 }
 
-// failure returns err, or why the gateway ended if it has: then everything in it fails with it.
-func (g *gateway) failure(ctx context.Context, err error) error {
+// failure returns the error to tell for err, and whether the engine is to blame: if the gateway has
+// ended, everything in it fails with it.
+func (g *gateway) failure(ctx context.Context, err error) (_ error, engine bool) {
+	c := g.session.client
 	if ctx.Err() != nil {
-		return causeOf(ctx, err)
+		return causeOf(ctx, err), true
 	}
 	select {
 	case <-g.ended:
-		return g.session.client.engineError(ctx, g.err)
-	case <-g.session.client.link.lost():
-		return g.session.client.unavailable(err)
+		return g.err, true
+	case <-c.link.lost():
+		return c.unavailable(err), true
 	default:
 	}
-	switch grpcerrors.Code(err) {
-	case codes.Unavailable, codes.Canceled:
-		return g.session.client.unavailable(err)
+	switch code := grpcerrors.Code(err); {
+	case code == codes.Unavailable, code == codes.Canceled:
+		return c.unavailable(err), true
+	case isDiskFull(err):
+		return &diskFullError{address: c.cfg.Address, err: err}, true
 	}
-	return err
+	return err, false
 }
 
 // close ends the gateway and with it its containers, then removes what they have shared.
@@ -173,12 +182,13 @@ func (g *gateway) close(ctx context.Context) error {
 		g.abort(context.Cause(ctx))
 		<-g.ended
 	}
+	// A gateway that failed has told so to the steps it failed. What it has left is to be removed.
 	c := g.session.client
-	if _, err := c.pruneMatching(ctx, "type==exec.cachemount,description~="+g.session.token); err != nil {
+	if err := c.ready(ctx); err != nil {
 		return fmt.Errorf("workspace: %w", err)
 	}
-	if g.err != nil {
-		return c.engineError(ctx, g.err)
+	if _, err := c.pruneMatching(ctx, "type==exec.cachemount,description~="+g.session.token); err != nil {
+		return fmt.Errorf("workspace: %w", err)
 	}
 	return nil
 }

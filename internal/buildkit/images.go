@@ -98,8 +98,7 @@ func (g *gateway) evaluate(ctx context.Context, state llb.State, platform ocispe
 
 // imageError decides whose failure it is that an image could not be had.
 func (g *gateway) imageError(ctx context.Context, named reference.Named, err error) error {
-	failure := g.failure(ctx, err)
-	if failure != err || isDiskFull(err) {
+	if failure, engine := g.failure(ctx, err); engine {
 		return failure
 	}
 	message := tidy(g.session.redact.String(oneLine(err.Error())))

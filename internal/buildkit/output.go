@@ -12,6 +12,9 @@ import (
 const (
 	// notFoundCode is what shells and docker answer for a program that cannot be executed.
 	notFoundCode = 127
+	// killedCode is the exit code of a process that got SIGKILL. If it was for want of memory the
+	// daemon adds the system's words.
+	killedCode = 137
 	// runtimeFailure is how the container runtime begins its last words when there was no process
 	// to have any.
 	runtimeFailure = "runc run failed: unable to start container process: "

@@ -81,7 +81,8 @@ func (g *gateway) newContainer(ctx context.Context, req gwclient.NewContainerReq
 	defer cancel()
 	ctr, err := g.NewContainer(ctx, req)
 	if err != nil {
-		return nil, fmt.Errorf("container: %w", g.failure(ctx, err))
+		failure, _ := g.failure(ctx, err)
+		return nil, fmt.Errorf("container: %w", failure)
 	}
 	return ctr, nil
 }
@@ -134,10 +135,12 @@ func (g *gateway) exitCode(ctx context.Context, err error, stderr *output) (int,
 		if reason := stderr.startFailure(); reason != "" {
 			return -1, &solve.StepError{ExitCode: notFoundCode, Message: g.session.redact.String(reason)}
 		}
+		if exit.ExitCode == killedCode && strings.Contains(exit.Error(), syscall.ENOMEM.Error()) {
+			return -1, &solve.StepError{ExitCode: int(exit.ExitCode), Message: "killed: out of memory"}
+		}
 		return int(exit.ExitCode), nil
 	}
-	failure := g.failure(ctx, err)
-	if failure != err || isDiskFull(err) {
+	if failure, engine := g.failure(ctx, err); engine {
 		return -1, failure
 	}
 	return -1, stepError("%s", clip(tidy(g.session.redact.String(oneLine(err.Error()))), maxMessage))

@@ -42,19 +42,25 @@ type workspace struct {
 }
 
 // createWorkspace uploads the source and mounts the session's directories.
-func (g *gateway) createWorkspace(ctx context.Context) (*workspace, error) {
+func (g *gateway) createWorkspace(ctx context.Context) (_ *workspace, err error) {
 	ctx, cancel := g.while(ctx)
 	defer cancel()
+	defer func() {
+		if err != nil {
+			failure, _ := g.failure(ctx, err)
+			err = fmt.Errorf("workspace: %w", failure)
+		}
+	}()
 	seed, err := g.seed(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("workspace: %w", g.failure(ctx, err))
+		return nil, err
 	}
 	w := &workspace{mounts: []gwclient.Mount{
 		g.shared(workspaceDir, "workspace", seed),
 		g.shared(homeDir, "home", nil),
 	}}
 	if _, err := g.NewContainer(ctx, gwclient.NewContainerRequest{Mounts: append([]gwclient.Mount{emptyRoot}, w.mounts...)}); err != nil {
-		return nil, fmt.Errorf("workspace: %w", g.failure(ctx, err))
+		return nil, err
 	}
 	return w, nil
 }
@@ -108,7 +114,8 @@ func (g *gateway) openWorkspace(ctx context.Context, w *workspace) (*workspaceTr
 	// A container of its own sees what was written up to now.
 	ctr, err := g.NewContainer(ctx, gwclient.NewContainerRequest{Mounts: []gwclient.Mount{emptyRoot, w.mounts[0]}})
 	if err != nil {
-		return nil, fmt.Errorf("workspace: %w", g.failure(ctx, err))
+		failure, _ := g.failure(ctx, err)
+		return nil, fmt.Errorf("workspace: %w", failure)
 	}
 	return &workspaceTree{ctr: ctr, release: func() { g.release(ctx, ctr) }}, nil
 }

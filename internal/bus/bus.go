@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -44,6 +45,8 @@ type Bus struct {
 	nc  *nats.Conn
 	js  jetstream.JetStream
 	log *slog.Logger
+
+	streams sync.Map // name to jetstream.Stream: asking for one costs a round trip
 }
 
 // Open declares the streams on the server behind nc and returns the bus. It is idempotent: an
@@ -182,8 +185,11 @@ func (b *Bus) publish(ctx context.Context, subject string, v any, opts ...jetstr
 	return ack.Sequence, nil
 }
 
+// An Ack is the acknowledgement to come of an asynchronous publication.
+type Ack = jetstream.PubAckFuture
+
 // PublishAsync hands v to the connection and returns at once; the future tells when it is stored.
-func (b *Bus) PublishAsync(subject, id string, v any) (jetstream.PubAckFuture, error) {
+func (b *Bus) PublishAsync(subject, id string, v any) (Ack, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
@@ -197,7 +203,7 @@ func (b *Bus) PublishAsync(subject, id string, v any) (jetstream.PubAckFuture, e
 
 // Last returns the last message of a subject decoded into v, or ErrNone.
 func (b *Bus) Last(ctx context.Context, stream, subject string, v any) error {
-	s, err := b.js.Stream(ctx, stream)
+	s, err := b.stream(ctx, stream)
 	if err != nil {
 		return err
 	}
@@ -209,6 +215,18 @@ func (b *Bus) Last(ctx context.Context, stream, subject string, v any) error {
 		return err
 	}
 	return json.Unmarshal(m.Data, v)
+}
+
+func (b *Bus) stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	if s, ok := b.streams.Load(name); ok {
+		return s.(jetstream.Stream), nil
+	}
+	s, err := b.js.Stream(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	b.streams.Store(name, s)
+	return s, nil
 }
 
 // ErrNone is returned by Last when the subject has no message.

@@ -60,8 +60,8 @@ type Report struct {
 	Final  run.State `json:"final,omitempty"`
 	Reason string    `json:"reason,omitempty"`
 	// Blameless says that the attempt was handed back through no fault of the run's.
-	Blameless bool `json:"blameless,omitempty"`
-	LogEnd uint64    `json:"logEnd,omitempty"` // sequence of the attempt's last log message
+	Blameless bool   `json:"blameless,omitempty"`
+	LogEnd    uint64 `json:"logEnd,omitempty"` // sequence of the attempt's last log message
 }
 
 // HandedBack is the Final of an attempt that the worker gives up without an outcome: its daemon

@@ -13,8 +13,8 @@ import (
 // maxSocketPath is what fits into a sockaddr_un, its final zero byte left out.
 const maxSocketPath = 107
 
-// Config says how a daemon works. It contains no secrets: it travels as JSON from the supervising
-// process to the daemon.
+// Config says how a daemon works. It travels as JSON through a pipe from the supervising process to the
+// daemon, and is neither logged nor stored: it may hold credentials of registries.
 type Config struct {
 	// Root is the directory of everything that the daemon keeps. One daemon uses it at a time.
 	Root string `json:"root"`
@@ -53,6 +53,9 @@ type Registry struct {
 	Mirrors []string `json:"mirrors,omitempty"`
 	// PlainHTTP speaks HTTP instead of HTTPS. Loopback hosts are spoken to by HTTP anyway.
 	PlainHTTP bool `json:"plainHTTP,omitempty"`
+	// Authorization is sent with every request to the host, so that a build need not be refused
+	// first and then ask its client for credentials. It is a secret.
+	Authorization string `json:"authorization,omitempty"`
 }
 
 // GC bounds the disk space of the build cache, in bytes. Zero values take BuildKit's defaults, which

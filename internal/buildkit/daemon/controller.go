@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"fmt"
+	"net/http"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/moby/buildkit/cache/remotecache"
@@ -33,7 +34,7 @@ func newController(ctx context.Context, cfg *Config, dbs *databases, nets networ
 	if err != nil {
 		return nil, err
 	}
-	hosts := resolver.NewRegistryConfig(registryConfig(cfg.Registries))
+	hosts := authorized(resolver.NewRegistryConfig(registryConfig(cfg.Registries)), cfg.Registries)
 	w, err := newWorker(ctx, cfg, dbs, nets, hosts)
 	if err != nil {
 		return nil, err
@@ -84,6 +85,26 @@ func newFrontends(workers *worker.Controller) (map[string]frontend.Frontend, err
 		"dockerfile.v0": forwarder.NewGatewayForwarder(workers.Infos(), dockerfile.Build),
 		"gateway.v0":    gw,
 	}, nil
+}
+
+// authorized adds the credentials that the configuration has for a host itself, not for its mirrors.
+func authorized(hosts docker.RegistryHosts, registries map[string]Registry) docker.RegistryHosts {
+	return func(host string) ([]docker.RegistryHost, error) {
+		list, err := hosts(host)
+		if err != nil || registries[host].Authorization == "" {
+			return list, err
+		}
+		for i := range list {
+			if list[i].Host == host {
+				list[i].Header = list[i].Header.Clone()
+				if list[i].Header == nil {
+					list[i].Header = http.Header{}
+				}
+				list[i].Header.Set("Authorization", registries[host].Authorization)
+			}
+		}
+		return list, nil
+	}
 }
 
 func cacheExporters(sessions *session.Manager, hosts docker.RegistryHosts) map[string]remotecache.ResolveCacheExporterFunc {

@@ -21,6 +21,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -30,6 +31,7 @@ import (
 	"github.com/moby/buildkit/util/apicaps"
 	"github.com/moby/buildkit/util/grpcerrors"
 	_ "github.com/moby/buildkit/util/grpcutil/encoding/proto" // the codec of BuildKit's messages
+	"github.com/moby/buildkit/version"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -207,9 +209,23 @@ func WaitFree(ctx context.Context, cfg Config) error {
 	}
 }
 
+// nameVersion tells BuildKit its own version, which its build scripts would have set.
+func nameVersion() {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return
+	}
+	for _, m := range info.Deps {
+		if m.Path == "github.com/moby/buildkit" {
+			version.Version = m.Version
+		}
+	}
+}
+
 // prepareProcess sets what BuildKit reads from its process.
 func prepareProcess(cfg *Config) error {
 	apicaps.ExportedProduct = "buildkit"
+	nameVersion()
 	routeLogs(cfg.Logger)
 	return errors.Join(
 		// Output of steps is not clipped here.

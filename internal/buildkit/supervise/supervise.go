@@ -43,6 +43,9 @@ type Config struct {
 	Env []string
 	// Grace is how long the daemon may take to stop before it is killed; 0 means 40 s.
 	Grace time.Duration
+	// RootWait is how long to wait for an earlier daemon to leave the root, one whose supervisor was
+	// killed; 0 means a minute.
+	RootWait time.Duration
 	// OnState is called on every change of state, one at a time; it must not block. err is why the
 	// daemon is Down. It may be nil.
 	OnState func(s State, err error)
@@ -91,6 +94,9 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = defaultGrace
+	}
+	if cfg.RootWait == 0 {
+		cfg.RootWait = startTimeout
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -141,6 +147,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 }
 
 func (d *Daemon) keepRunning(ctx context.Context) error {
+	if err := d.awaitRoot(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("build daemon does not start: %w", err)
+	}
 	backoff := minBackoff
 	everReady := false
 	for attempt := 1; ; attempt++ {
@@ -170,9 +182,6 @@ func (d *Daemon) keepRunning(ctx context.Context) error {
 // how it died; nil if it stopped because ctx ended.
 func (d *Daemon) runOnce(ctx context.Context) (readyFor time.Duration, err error) {
 	d.set(Starting, nil)
-	if err := d.awaitRoot(ctx); err != nil {
-		return 0, err
-	}
 	c, err := startChild(&d.cfg)
 	if err != nil {
 		return 0, err
@@ -199,7 +208,7 @@ func (d *Daemon) runOnce(ctx context.Context) (readyFor time.Duration, err error
 
 // awaitRoot returns when an earlier daemon has left the root.
 func (d *Daemon) awaitRoot(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.RootWait)
 	defer cancel()
 	return daemon.WaitFree(ctx, d.cfg.Daemon)
 }

@@ -314,7 +314,7 @@ func TestRootInUseIsNamed(t *testing.T) {
 	second := cfg
 	second.Socket += "2"
 	second.StateTmpfs = ""
-	d2, _ := start(t, supervise.Config{Daemon: second})
+	d2, _ := start(t, supervise.Config{Daemon: second, RootWait: 100 * time.Millisecond})
 	if err := d2.Wait(t.Context()); err == nil || !strings.Contains(err.Error(), cfg.Root) {
 		t.Errorf("Wait = %v, want an error that names the root", err)
 	}

@@ -47,17 +47,18 @@ func newCore() *core {
 	return &core{runs: map[string]*entry{}, workers: map[string]*member{}}
 }
 
-// adopt takes over a stored run that has not ended.
+// adopt takes over a stored run.
 func (c *core) adopt(r run.Run, rev uint64, suspect time.Time) {
 	e := &entry{run: r, rev: rev}
 	c.runs[r.ID] = e
-	if r.State == run.Queued {
+	switch {
+	case r.State == run.Queued:
 		c.enqueue(r.ID)
-		return
-	}
-	e.suspect = suspect
-	if m := c.workers[e.attempt().Instance]; m != nil {
-		m.busy++
+	case e.assigned():
+		e.suspect = suspect
+		if m := c.workers[e.attempt().Instance]; m != nil {
+			m.busy++
+		}
 	}
 }
 

@@ -16,29 +16,23 @@ import (
 	"kiln/internal/store"
 )
 
-// flush stores what has changed and then acts on it. What fails stays marked and is tried again.
-func (s *Scheduler) flush(ctx context.Context) error {
-	var errs []error
-	for _, e := range s.core.runs {
+// flush stores what has changed and then acts on it. It returns what failed, by run; that stays marked
+// and is tried again.
+func (s *Scheduler) flush(ctx context.Context) map[string]error {
+	failed := map[string]error{}
+	for id, e := range s.core.runs {
 		if !e.dirty && !e.send && !e.stop {
 			continue
 		}
 		if err := s.flushRun(ctx, e); err != nil {
-			errs = append(errs, fmt.Errorf("run %s: %w", e.run.ID, err))
+			failed[id] = fmt.Errorf("run %s: %w", id, err)
 		}
 	}
-	return errors.Join(errs...)
+	return failed
 }
 
 func (s *Scheduler) flushRun(ctx context.Context, e *entry) error {
-	g, gctx := errgroup.WithContext(ctx)
-	if e.send {
-		g.Go(func() error { return s.Fence.RaiseFence(gctx, e.run.ID, e.run.Attempt) })
-	}
-	if e.dirty {
-		g.Go(func() error { return s.save(gctx, e) })
-	}
-	if err := g.Wait(); err != nil {
+	if err := s.persist(ctx, e); err != nil {
 		return err
 	}
 	switch {
@@ -49,6 +43,9 @@ func (s *Scheduler) flushRun(ctx context.Context, e *entry) error {
 			return err
 		}
 		e.send = false
+		if e.dirty { // it cannot be dispatched and has ended
+			return s.flushRun(ctx, e)
+		}
 	}
 	if e.stop {
 		a := e.attempt()
@@ -58,41 +55,58 @@ func (s *Scheduler) flushRun(ctx context.Context, e *entry) error {
 	return nil
 }
 
-// save stores the record. A new run that is stored already was decided twice: the stored one holds.
+// persist stores the record and, for an attempt that is to be sent, raises the fence; both at once.
+func (s *Scheduler) persist(ctx context.Context, e *entry) error {
+	id, attempt := e.run.ID, e.run.Attempt
+	var g errgroup.Group
+	if e.send {
+		g.Go(func() error { return s.Fence.RaiseFence(ctx, id, attempt) })
+	}
+	var saved error
+	if e.dirty {
+		saved = s.save(ctx, e)
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if errors.Is(saved, store.ErrConflict) {
+		saved = s.reload(ctx, e)
+	}
+	if saved != nil {
+		return saved
+	}
+	e.dirty = false
+	return nil
+}
+
+// save stores the record; store.ErrConflict means that the stored one is another.
 func (s *Scheduler) save(ctx context.Context, e *entry) error {
-	var err error
+	write := func() (uint64, error) { return s.Store.Runs.Update(ctx, e.run.ID, e.run, e.rev) }
 	if e.rev == 0 {
-		e.rev, err = s.Store.Runs.Create(ctx, e.run.ID, e.run)
-	} else {
-		e.rev, err = s.update(ctx, e)
+		write = func() (uint64, error) { return s.Store.Runs.Create(ctx, e.run.ID, e.run) }
 	}
-	if errors.Is(err, store.ErrConflict) {
-		stored, rev, getErr := s.Store.Runs.Get(ctx, e.run.ID)
-		if getErr != nil {
-			return getErr
-		}
-		s.Log.Warn("run is stored already, its stored state holds", "run", e.run.ID, "status", stored.State)
-		s.core.replace(e, stored, rev, time.Now().Add(s.LeaseTTL))
-		err = nil
-	}
+	rev, err := write()
 	if err != nil {
 		return err
 	}
-	e.dirty = false
+	e.rev = rev
 	s.Log.Info("run state stored", "run", e.run.ID, "status", e.run.State, "attempt", e.run.Attempt, "reason", e.run.Reason)
 	return nil
 }
 
-func (s *Scheduler) update(ctx context.Context, e *entry) (uint64, error) {
-	rev, err := s.Store.Runs.Update(ctx, e.run.ID, e.run, e.rev)
+// reload gives way to the stored record of a run that was decided twice.
+func (s *Scheduler) reload(ctx context.Context, e *entry) error {
+	stored, rev, err := s.Store.Runs.Get(ctx, e.run.ID)
 	if err != nil {
-		return e.rev, err
+		return err
 	}
-	return rev, nil
+	s.Log.Warn("run is stored already, its stored state holds", "run", e.run.ID, "status", stored.State)
+	s.core.replace(e, stored, rev, time.Now().Add(s.LeaseTTL))
+	return nil
 }
 
 // dispatch sends the current attempt to its worker: a first lease, so that its silence is noticed,
-// then the assignment.
+// then the assignment. A run that cannot be assigned at all ends.
 func (s *Scheduler) dispatch(ctx context.Context, e *entry) error {
 	a := e.attempt()
 	m := s.core.workers[a.Instance]
@@ -102,7 +116,8 @@ func (s *Scheduler) dispatch(ctx context.Context, e *entry) error {
 	}
 	as, err := s.assignment(e.run, m.Recipient)
 	if err != nil {
-		return err
+		s.core.finish(e, run.Error, "cannot be given to a worker: "+err.Error(), time.Now().UTC())
+		return nil
 	}
 	lease := event.Lease{Attempt: a.N, Worker: a.Worker, Instance: a.Instance}
 	if _, err := s.Store.Leases.Put(ctx, LeaseKey(e.run.ID, a.N), lease); err != nil {

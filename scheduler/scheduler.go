@@ -51,8 +51,10 @@ type Scheduler struct {
 	sealed sealedToken
 }
 
-// An item is one fact for the loop: apply changes the core, settle is called once the change is stored.
+// An item is one fact for the loop: apply changes the core, settle is called once the change of the run
+// is stored.
 type item struct {
+	run    string // empty if it is about none
 	apply  func(now time.Time) error
 	settle func(error)
 }
@@ -122,12 +124,14 @@ func (s *Scheduler) loop(ctx context.Context) error {
 			errs[i] = it.apply(now)
 		}
 		s.core.assign(now)
-		err := s.flush(ctx)
-		if err != nil && ctx.Err() == nil {
-			s.Log.Error("run state not stored, trying again", "err", err)
+		failed := s.flush(ctx)
+		for _, err := range failed {
+			if ctx.Err() == nil {
+				s.Log.Error("run state not stored, trying again", "err", err)
+			}
 		}
 		for i, it := range batch {
-			it.settle(errors.Join(errs[i], err))
+			it.settle(errors.Join(errs[i], failed[it.run]))
 		}
 	}
 }
@@ -169,7 +173,7 @@ func (s *Scheduler) onDecision(ctx context.Context) func(bus.Message) {
 			m.Settle(nil)
 			return
 		}
-		s.put(ctx, item{settle: m.Settle, apply: func(now time.Time) error {
+		s.put(ctx, item{run: d.Run.ID, settle: m.Settle, apply: func(now time.Time) error {
 			s.core.admit(*d.Run, now)
 			return nil
 		}})
@@ -183,7 +187,7 @@ func (s *Scheduler) onReport(ctx context.Context) func(bus.Message) {
 			m.Settle(err)
 			return
 		}
-		s.put(ctx, item{settle: m.Settle, apply: func(now time.Time) error {
+		s.put(ctx, item{run: rep.Run, settle: m.Settle, apply: func(now time.Time) error {
 			s.core.report(rep, now)
 			return nil
 		}})
@@ -202,7 +206,7 @@ func (s *Scheduler) onCancel(ctx context.Context) func(bus.Message) {
 			m.Settle(err)
 			return
 		}
-		s.put(ctx, item{settle: m.Settle, apply: func(now time.Time) error {
+		s.put(ctx, item{run: want.Run, settle: m.Settle, apply: func(now time.Time) error {
 			e := s.core.runs[want.Run]
 			if e == nil {
 				return s.unknownRun(ctx, want.Run, ev.Time, now)

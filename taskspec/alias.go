@@ -167,31 +167,27 @@ func (p *parser) loadAliases(start, end int) {
 	p.warns = append(p.warns, block.warns...)
 }
 
+// An aliasNode has the aliases of a document by where they come from.
+type aliasNode struct{ inline, files map[string]string }
+
 // readAliases fills p.aliases from the alias property.
 func (p *parser) readAliases(n *yaml.Node) {
-	inline := map[string]string{}
-	files := map[string]string{}
-	for _, f := range p.fields(place{}, "alias", n) {
-		switch f.name {
-		case "values":
-			p.readAliasMap(inline, "alias.values", f.value)
-		case "directive":
-			p.readDirective(f.value)
-		case "src":
-			items := p.items(place{}, "alias.src", f.value)
-			if len(items) > maxSources {
-				p.errorf(place{node: items[maxSources]}, "alias.src", "there are more than %d files", maxSources)
-				return
-			}
-			for _, item := range items {
-				p.readAliasFile(files, item)
-			}
-		default:
-			p.warnf(place{node: f.key}, "alias", "unknown property %q%s", p.clip(f.name), didYouMean(f.name, []string{"src", "values", "directive"}))
-		}
+	a := aliasNode{inline: map[string]string{}, files: map[string]string{}}
+	aliasTable.decode(p, &a, place{}, n)
+	maps.Copy(a.files, a.inline)
+	p.aliases.own = a.files
+}
+
+// readAliasFiles reads the files of alias.src.
+func (p *parser) readAliasFiles(a *aliasNode, n *yaml.Node) {
+	items := p.items(place{}, "alias.src", n)
+	if len(items) > maxSources {
+		p.errorf(place{node: items[maxSources]}, "alias.src", "there are more than %d files", maxSources)
+		return
 	}
-	maps.Copy(files, inline)
-	p.aliases.own = files
+	for _, item := range items {
+		p.readAliasFile(a.files, item)
+	}
 }
 
 func (p *parser) readDirective(n *yaml.Node) {

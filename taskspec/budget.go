@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	maxWork        = 32 << 20 // units of a template's work, about a byte handled each
-	iterationWork  = 512      // of one round of a range
+	maxWork        = 24 << 20 // units of a template's work, about a byte handled each
+	iterationWork  = 1024     // of one round of a range
 	invocationWork = 4096     // of one use of a defined template, which may be recursive
 )
 

@@ -10,6 +10,7 @@ func (p *parser) finishBuild(s *rawStep) {
 	at := s.at(s.build.node)
 	w, flags, contexts, err := parseCommand(&buildFlags, s.build.text, true)
 	if err != nil {
+		p.warnWords(at, "build", s.build.text, w)
 		p.commandError(at, "build", &buildFlags, s.build.text, err)
 		return
 	}
@@ -158,6 +159,12 @@ func (p *parser) warnWords(at place, property, s string, w words) {
 		if _, predefined := runAliases[name]; predefined && p.aliases == nil {
 			p.warnf(at, property, "$%s expands to nothing, because aliases are off; write version: v1.1.0 to turn them on", name)
 			continue
+		}
+		if p.aliases != nil {
+			if _, ok := p.aliases.lookup(name); ok {
+				p.warnf(at, property, "$%s expands to nothing here: aliases are not replaced in the values of aliases", name)
+				continue
+			}
 		}
 		p.warnf(at, property, "$%s is no alias and expands to nothing; put it in single quotes to keep it for a shell in the image", clip(name))
 	}

@@ -11,6 +11,7 @@ func (p *parser) finishCmd(s *rawStep) {
 	text := p.expandImage(s.cmd.text)
 	w, flags, rest, err := parseCommand(&runFlags, text, false)
 	if err != nil {
+		p.warnWords(at, "cmd", text, w)
 		p.commandError(at, "cmd", &runFlags, text, err)
 		return
 	}

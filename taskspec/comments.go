@@ -14,12 +14,28 @@ func stripComments(t *text) *text {
 		end := off + lineLen(t.s[off:])
 		line := t.s[off:end]
 		inBlock := block.next(line)
-		if inBlock || !strings.HasPrefix(strings.TrimSpace(line), "#") {
+		if inBlock || !isComment(line) {
 			w.copy(line, off)
 		}
 		off = end
 	}
 	return w.text(t)
+}
+
+// isComment reports whether the first character of a line that is not blank is "#".
+func isComment(line string) bool {
+	for i := range len(line) {
+		switch line[i] {
+		case ' ', '\t', '\r':
+		case '#':
+			return true
+		case '\v', '\f', 0xc2, 0xe1, 0xe2, 0xe3: // perhaps another blank
+			return strings.HasPrefix(strings.TrimSpace(line[i:]), "#")
+		default:
+			return false
+		}
+	}
+	return false
 }
 
 // lineLen returns the length of the first line of s, its line break included.
@@ -61,6 +77,9 @@ func (b *blockScalar) next(line string) bool {
 
 // opens begins a block scalar if a line ends in its indicator.
 func (b *blockScalar) opens(line string) {
+	if strings.IndexByte(line, '|') < 0 && strings.IndexByte(line, '>') < 0 {
+		return
+	}
 	if i := strings.Index(line, " #"); i >= 0 {
 		line = strings.TrimRight(line[:i], " \t")
 	}

@@ -136,7 +136,7 @@ func regexCost(args []reflect.Value) float64 {
 		program += 16 * float64(n) // each character of a counted group is repeated
 		n = 0
 	}
-	return 128*program + 4*(8+program)*float64(len(str(args, 1)))
+	return 128*program + 8*(8+program)*float64(len(str(args, 1)))
 }
 
 func regexReplaceCost(args []reflect.Value) float64 {

@@ -17,18 +17,16 @@ const (
 	workspace          = "/workspace"
 )
 
-var taskKeys = []string{"version", "steps", "stepTimeout", "env", "workingDirectory", "secrets", "networks", "volumes", "alias"}
-
 // A document is a task as written: nothing is inherited or defaulted yet.
 type document struct {
-	version, workdir         string
-	workdirNode, volumesNode *yaml.Node
-	stepTimeout              time.Duration
-	env                      []item
-	steps                    []*rawStep
-	volumes                  []Volume
-	networks                 []Network
-	secrets                  []Secret
+	version     string
+	workdir     item
+	stepTimeout time.Duration
+	env         []item
+	steps       []*rawStep
+	volumes     []Volume
+	networks    []Network
+	secrets     []Secret
 }
 
 // An item is a text of a list and where it stands.
@@ -45,9 +43,7 @@ func (p *parser) decode() *Task {
 	}
 	var doc document
 	if root := p.parseYAML(); root != nil {
-		for _, f := range p.fields(place{}, "", root) {
-			p.taskField(&doc, f)
-		}
+		taskTable.decode(p, &doc, place{}, root)
 	}
 	if p.nodes >= maxNodes {
 		return nil
@@ -74,31 +70,6 @@ func (p *parser) decode() *Task {
 	t.Env = joinEnv(taskEnv)
 	p.finishSteps(t, &doc, taskEnv)
 	return t
-}
-
-func (p *parser) taskField(doc *document, f field) {
-	switch f.name {
-	case "version":
-		doc.version = p.version(f.value)
-	case "steps":
-		doc.steps = p.steps(f.value)
-	case "stepTimeout":
-		doc.stepTimeout = p.seconds(place{}, f.name, f.value)
-	case "env":
-		doc.env = p.itemList(place{}, f.name, f.value)
-	case "workingDirectory":
-		doc.workdir, doc.workdirNode = p.str(place{}, f.name, f.value), f.value
-	case "secrets":
-		doc.secrets, _ = p.secretList(f.value)
-	case "networks":
-		doc.networks = p.networkList(f.value)
-	case "volumes":
-		doc.volumes = p.volumeList(f.value)
-	case "alias":
-		p.strayAlias(f)
-	default:
-		p.unknown(place{}, f, "", taskKeys)
-	}
 }
 
 // strayAlias explains an alias block that was not cut out of the text.
@@ -175,10 +146,10 @@ func (p *parser) taskWorkdir(doc *document) string {
 			outer = d
 		}
 	}
-	if doc.workdir == "" {
+	if doc.workdir.text == "" {
 		return outer
 	}
-	return p.workdir(place{node: doc.workdirNode}, doc.workdir)
+	return p.workdir(place{node: doc.workdir.node}, doc.workdir.text)
 }
 
 func (p *parser) workdir(at place, dir string) string {

@@ -11,6 +11,7 @@ const homeDir = "/acb/home"
 type envEntry struct {
 	key, value string
 	bare       bool // no "=" was written: the value comes from an outer level
+	level      int  // where it comes from when levels are merged: 0 is the strongest
 }
 
 // envEntries decodes environment entries, removing shell quotes. Messages name the variable only: its
@@ -39,7 +40,7 @@ func (p *parser) envEntries(at place, items []item) []envEntry {
 			p.errorf(place{at.step, it.node}, "env", "an entry is written NAME=VALUE; this one has no name")
 			continue
 		}
-		list = append(list, envEntry{k, v, !ok})
+		list = append(list, envEntry{key: k, value: v, bare: !ok})
 	}
 	return list
 }
@@ -84,15 +85,12 @@ func splitList(s string) []string {
 func (p *parser) mergeEnv(s *rawStep, task, outer []envEntry) []string {
 	own := p.envEntries(s.at(nil), s.env)
 	m := envMerge{list: make([]envEntry, 1, 1+len(own)+len(task)+len(outer))}
-	m.list[0] = envEntry{key: "HOME", value: homeDir}
-	home := false
-	for level, entries := range [][]envEntry{own, task, outer} {
+	levels := [...][]envEntry{own, task, outer}
+	m.list[0] = envEntry{key: "HOME", value: homeDir, level: len(levels)}
+	for level, entries := range levels {
 		for _, e := range entries {
-			if e.key == "HOME" && !home && !e.bare {
-				m.list[0].value, home = e.value, true
-				continue
-			}
-			m.add(e, level == 0)
+			e.level = level
+			m.add(e)
 		}
 	}
 	for i, e := range m.list {
@@ -114,8 +112,8 @@ type envMerge struct {
 }
 
 // add appends e unless its name is taken. An entry without a value takes that of the next level, and
-// within one level, override, the last one counts.
-func (m *envMerge) add(e envEntry, override bool) {
+// within one level the last one counts.
+func (m *envMerge) add(e envEntry) {
 	i, ok := m.find(e.key)
 	switch {
 	case !ok:
@@ -123,7 +121,8 @@ func (m *envMerge) add(e envEntry, override bool) {
 			m.index[e.key] = len(m.list)
 		}
 		m.list = append(m.list, e)
-	case override || m.list[i].bare:
+	case i == 0 && e.bare: // HOME always has a value
+	case e.level <= m.list[i].level || m.list[i].bare:
 		m.list[i] = e
 	}
 }

@@ -57,7 +57,32 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		checkTask(t, task)
+		checkStages(t, NewPlan(task, PlanOptions{Run: opt.Run}))
+		checkRendered(t, src, opt, task)
 	})
+}
+
+// checkRendered checks that a document means the same when it is rendered again, if nothing in it would be
+// replaced again.
+func checkRendered(t *testing.T, src string, opt Options, task *Task) {
+	t.Helper()
+	text, err := Render([]byte(src), opt)
+	if err != nil {
+		t.Fatalf("what parses does not render: %v", err)
+	}
+	if strings.ContainsAny(text, "$#") || strings.Contains(text, "{{") || strings.Contains(src, "alias") || strings.Contains(src, "<no") {
+		return
+	}
+	again, _, err := Parse([]byte(text), opt)
+	if err != nil {
+		t.Fatalf("what is rendered does not parse: %v\n%s", err, text)
+	}
+	for i := range again.Steps {
+		again.Steps[i].Line = task.Steps[i].Line
+	}
+	if diff := cmp.Diff(task, again); diff != "" {
+		t.Fatalf("rendered again, it means something else:\n%s", diff)
+	}
 }
 
 func checkPlaces(t *testing.T, src string, es []*Error) {

@@ -221,3 +221,12 @@ func dumpStruct(b *strings.Builder, indent string, v reflect.Value) {
 		}
 	}
 }
+
+func readText(t *testing.T, file string) string {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}

@@ -15,6 +15,7 @@ const (
 	maxSource   = 1 << 20 // bytes of the task file, the values file and each alias file
 	maxRendered = 2 << 20 // bytes after alias replacement, and after templates
 	maxNodes    = 50_000  // YAML nodes, aliases counted as often as they are used, and words of commands
+	maxBlanks   = 200_000 // words of the document that are not in block scalars
 	maxSteps    = 1000
 	maxEnv      = 500     // entries of one env list
 	maxSecrets  = 200     // declared secrets
@@ -104,9 +105,10 @@ type parser struct {
 	docLines    *lineIndex // of doc as yaml.v3 counts, likewise
 	nodes       int        // YAML nodes decoded so far
 	errs, warns []*Error
-	dropped     int      // errors beyond maxErrors
-	noShortcut  bool     // always use text/template, for tests
-	hidden      []string // what redact replaces, made when first needed
+	dropped     int            // errors beyond maxErrors
+	noShortcut  bool           // always use text/template, for tests
+	hidden      []string       // what redact replaces, made when first needed
+	undefined   map[int]string // an undefined value by the author's line that prints it
 }
 
 func newParser(src []byte, opt *Options) *parser {

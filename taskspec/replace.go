@@ -11,7 +11,7 @@ import (
 // as it is together with what ended it, even if that is a $.
 func (p *parser) replaceAliases() {
 	s, d := p.doc.s, p.aliases.directive
-	if strings.IndexRune(s, d) < 0 {
+	if !strings.ContainsRune(s, d) {
 		return
 	}
 	r := replacer{p: p, s: s, dlen: utf8.RuneLen(d), directive: string(d)}

@@ -20,22 +20,7 @@ func (p *parser) networkList(n *yaml.Node) []Network {
 	}
 	for _, item := range items {
 		var net Network
-		for _, f := range p.fields(place{}, "networks", item) {
-			switch f.name {
-			case "name":
-				net.Name = p.str(place{}, "networks.name", f.value)
-			case "driver":
-				net.Driver = p.str(place{}, "networks.driver", f.value)
-			case "ipv6":
-				net.IPv6 = p.boolean(place{}, "networks.ipv6", f.value)
-			case "skipCreation":
-				net.SkipCreation = p.boolean(place{}, "networks.skipCreation", f.value)
-			case "isDefault":
-				net.Default = p.boolean(place{}, "networks.isDefault", f.value)
-			default:
-				p.unknown(place{}, f, "networks", []string{"name", "driver", "ipv6", "skipCreation", "isDefault"})
-			}
-		}
+		networkTable.decode(p, &net, place{}, item)
 		if net.Name == "" {
 			p.errorf(place{node: item}, "networks", "a network needs a name")
 		}
@@ -76,7 +61,7 @@ func (p *parser) stepNetwork(t *Task, s *rawStep) {
 	}
 	s.Network = p.oneWord(s.at(nil), "network", s.network.node)
 	switch s.Network {
-	case "host", "none", "bridge", "default":
+	case "", "host", "none", "bridge", "default":
 		return
 	}
 	names := make([]string, len(t.Networks))
@@ -94,6 +79,12 @@ var (
 	fileName   = regexp.MustCompile(`^[a-zA-Z0-9_.-]+$`)
 )
 
+// A volumeNode is a volume and whether any of its files are written.
+type volumeNode struct {
+	Volume
+	declared bool
+}
+
 func (p *parser) volumeList(n *yaml.Node) []Volume {
 	var list []Volume
 	seen := map[string]bool{}
@@ -103,18 +94,8 @@ func (p *parser) volumeList(n *yaml.Node) []Volume {
 		return nil
 	}
 	for _, item := range items {
-		var v Volume
-		declared := false
-		for _, f := range p.fields(place{}, "volumes", item) {
-			switch f.name {
-			case "name":
-				v.Name = p.str(place{}, "volumes.name", f.value)
-			case "secret":
-				v.Files, declared = p.volumeFiles(f.value)
-			default:
-				p.unknown(place{}, f, "volumes", []string{"name", "secret"})
-			}
-		}
+		var v volumeNode
+		volumeTable.decode(p, &v, place{}, item)
 		at := place{node: item}
 		switch {
 		case v.Name == "":
@@ -123,11 +104,11 @@ func (p *parser) volumeList(n *yaml.Node) []Volume {
 			p.errorf(at, "volumes", "volume name %q has other characters than letters, digits, _ and -", p.clip(v.Name))
 		case seen[v.Name]:
 			p.errorf(at, "volumes", "volume name %q is used twice", p.clip(v.Name))
-		case !declared:
+		case !v.declared:
 			p.errorf(at, "volumes", "volume %q needs a secret with at least one file", p.clip(v.Name))
 		}
 		seen[v.Name] = true
-		list = append(list, v)
+		list = append(list, v.Volume)
 	}
 	return list
 }
@@ -161,16 +142,7 @@ func (p *parser) mountList(s *rawStep, n *yaml.Node) []mountNode {
 	var list []mountNode
 	for _, item := range p.items(s.at(nil), "volumeMounts", n) {
 		m := mountNode{node: item}
-		for _, f := range p.fields(s.at(nil), "volumeMounts", item) {
-			switch f.name {
-			case "name":
-				m.Volume = p.str(s.at(nil), "volumeMounts.name", f.value)
-			case "mountPath":
-				m.Path = p.str(s.at(nil), "volumeMounts.mountPath", f.value)
-			default:
-				p.unknown(s.at(nil), f, "volumeMounts", []string{"name", "mountPath"})
-			}
-		}
+		mountTable.decode(p, &m, s.at(nil), item)
 		list = append(list, m)
 	}
 	return list

@@ -50,18 +50,7 @@ var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{1
 func (p *parser) secret(n *yaml.Node) (Secret, bool) {
 	var s Secret
 	before := len(p.errs) + p.dropped
-	for _, f := range p.fields(place{}, "secrets", n) {
-		switch f.name {
-		case "id":
-			s.ID = p.str(place{}, "secrets.id", f.value)
-		case "keyvault":
-			s.KeyVault = strings.ToLower(p.str(place{}, "secrets.keyvault", f.value))
-		case "clientID":
-			s.ClientID = p.str(place{}, "secrets.clientID", f.value)
-		default:
-			p.unknown(place{}, f, "secrets", []string{"id", "keyvault", "clientID"})
-		}
-	}
+	secretTable.decode(p, &s, place{}, n)
 	at := place{node: n}
 	switch {
 	case len(p.errs)+p.dropped > before:

@@ -1,6 +1,7 @@
 package taskspec
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,8 +23,8 @@ type rawStep struct {
 	pull                          bool
 	pullRetries                   int
 	pullDelay                     time.Duration
-	keys                          []field // properties that not every kind of step has
-	badKind                       bool    // build, cmd or push is there, but not what it must be
+	fields                        []field
+	badKind                       bool // build, cmd or push is there, but not what it must be
 	idNode, retryNode, repeatNode *yaml.Node
 }
 
@@ -33,21 +34,6 @@ func (s *rawStep) at(n *yaml.Node) place {
 		n = s.node
 	}
 	return place{s.ID, n}
-}
-
-var stepKeys = []string{
-	"id", "build", "cmd", "push", "when", "timeout", "startDelay", "retries", "retryDelay", "retryOnErrors", "repeat",
-	"ignoreErrors", "workingDirectory", "disableWorkingDirectoryOverride", "entryPoint", "env", "user", "network",
-	"isolation", "cpus", "expose", "ports", "privileged", "keep", "detach", "pull", "cmdDownloadRetries",
-	"cmdDownloadRetryDelay", "cache", "volumeMounts",
-}
-
-// without says which kinds of step a property has no effect on.
-var without = map[string]string{
-	"retries": "p", "retryDelay": "p", "retryOnErrors": "p", "repeat": "p", "workingDirectory": "p",
-	"disableWorkingDirectoryOverride": "p", "entryPoint": "bp", "env": "p", "user": "p", "network": "p",
-	"isolation": "p", "cpus": "p", "expose": "p", "ports": "p", "privileged": "p", "keep": "p", "detach": "p",
-	"pull": "bp", "cmdDownloadRetries": "bp", "cmdDownloadRetryDelay": "bp", "cache": "pc",
 }
 
 // steps decodes the list of steps.
@@ -67,11 +53,8 @@ func (p *parser) steps(n *yaml.Node) []*rawStep {
 				p.stepID(s, f)
 			}
 		}
-		for _, f := range fields {
-			if f.name != "id" && !p.stepRun(s, f) && !p.stepContainer(s, f) {
-				p.unknownStepKey(s, f)
-			}
-		}
+		stepTable.decodeFields(p, s, s.at(nil), fields)
+		s.fields = fields
 		steps = append(steps, s)
 	}
 	return steps
@@ -83,101 +66,11 @@ func (p *parser) stepID(s *rawStep, f field) {
 	}
 }
 
-func (p *parser) unknownStepKey(s *rawStep, f field) {
-	switch f.name {
-	case "exitedWith", "exitedWithout", "secret":
-		p.warnf(s.at(f.key), f.name, "has no effect")
-	case "volumeMount":
-		p.warnf(s.at(f.key), f.name, "is ignored; the property is volumeMounts, a list")
-	case "downloadRetries", "downloadRetryDelay":
-		p.warnf(s.at(f.key), f.name, "is ignored; the property is cmdD%s", f.name[1:])
-	default:
-		p.unknown(s.at(nil), f, "", stepKeys)
-	}
-}
-
-// stepRun decodes what a step does and when; it reports whether it knows the property.
-func (p *parser) stepRun(s *rawStep, f field) bool {
-	at := s.at(nil)
+// kind runs what decodes build, cmd or push, and notes if that finds a mistake.
+func (p *parser) kind(s *rawStep, decode func()) {
 	before := len(p.errs) + p.dropped
-	switch f.name {
-	case "build":
-		s.build = item{p.str(at, f.name, f.value), f.value}
-	case "cmd":
-		s.cmd = item{p.str(at, f.name, f.value), f.value}
-	case "push":
-		s.push = p.itemList(at, f.name, f.value)
-	case "when":
-		s.when = p.itemList(at, f.name, f.value)
-	case "timeout":
-		s.Timeout = p.seconds(at, f.name, f.value)
-	case "startDelay":
-		s.StartDelay = p.seconds(at, f.name, f.value)
-	case "retries":
-		s.Retries, s.retryNode = p.integer(at, f.name, f.value), f.value
-	case "retryDelay":
-		s.RetryDelay = p.seconds(at, f.name, f.value)
-	case "retryOnErrors":
-		s.RetryOn = p.stringList(at, f.name, f.value)
-	case "repeat":
-		s.Repeat, s.repeatNode = p.integer(at, f.name, f.value), f.value
-	case "ignoreErrors":
-		s.IgnoreErrors = p.boolean(at, f.name, f.value)
-	default:
-		return false
-	}
-	if f.name == "build" || f.name == "cmd" || f.name == "push" {
-		s.badKind = s.badKind || len(p.errs)+p.dropped > before
-	}
-	s.keys = append(s.keys, f)
-	return true
-}
-
-// stepContainer decodes how a step's container is made; it reports whether it knows the property.
-func (p *parser) stepContainer(s *rawStep, f field) bool {
-	at := s.at(nil)
-	switch f.name {
-	case "workingDirectory":
-		s.workdir = item{p.str(at, f.name, f.value), f.value}
-	case "disableWorkingDirectoryOverride":
-		s.KeepImageWorkdir = p.boolean(at, f.name, f.value)
-	case "entryPoint":
-		s.entryPoint = item{p.str(at, f.name, f.value), f.value}
-	case "env":
-		s.env = p.itemList(at, f.name, f.value)
-	case "user":
-		s.User = p.oneWord(at, f.name, f.value)
-	case "network":
-		s.network = item{p.str(at, f.name, f.value), f.value}
-	case "isolation":
-		s.Isolation = p.str(at, f.name, f.value)
-	case "cpus":
-		s.CPUs = p.str(at, f.name, f.value)
-	case "expose":
-		s.Expose = p.stringList(at, f.name, f.value)
-	case "ports":
-		s.Ports = p.stringList(at, f.name, f.value)
-	case "privileged":
-		s.Privileged = p.boolean(at, f.name, f.value)
-	case "keep":
-		s.Keep = p.boolean(at, f.name, f.value)
-	case "detach":
-		s.Detach = p.boolean(at, f.name, f.value)
-	case "pull":
-		s.pull = p.boolean(at, f.name, f.value)
-	case "cmdDownloadRetries":
-		s.pullRetries = p.integer(at, f.name, f.value)
-	case "cmdDownloadRetryDelay":
-		s.pullDelay = p.seconds(at, f.name, f.value)
-	case "cache":
-		s.cache = item{p.str(at, f.name, f.value), f.value}
-	case "volumeMounts":
-		s.mounts = p.mountList(s, f.value)
-	default:
-		return false
-	}
-	s.keys = append(s.keys, f)
-	return true
+	decode()
+	s.badKind = s.badKind || len(p.errs)+p.dropped > before
 }
 
 // oneWord decodes a text that a shell would have to see as one word.
@@ -293,14 +186,15 @@ func (p *parser) warnWithout(s *rawStep) {
 	if s.Kind == "" {
 		return
 	}
-	for _, f := range s.keys {
-		if strings.Contains(without[f.name], string(s.Kind[0])) && !isNull(f.value) {
+	for _, f := range s.fields {
+		prop := stepTable.byName[f.name]
+		if prop != nil && len(prop.on) > 0 && !slices.Contains(prop.on, s.Kind) && !isNull(f.value) {
 			p.warnf(s.at(f.key), f.name, "has no effect on a %s step", s.Kind)
 		}
 	}
 	if s.Kind == KindPush {
 		s.Step = Step{
-			ID: s.ID, Kind: s.Kind, Push: s.Push, Timeout: s.Timeout, StartDelay: s.StartDelay, RetryDelay: s.RetryDelay,
+			ID: s.ID, Kind: s.Kind, Push: s.Push, Timeout: s.Timeout, StartDelay: s.StartDelay, RetryDelay: defaultRetryDelay,
 			IgnoreErrors: s.IgnoreErrors, WorkingDirectory: s.WorkingDirectory, Line: s.Line,
 		}
 	}

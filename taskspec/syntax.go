@@ -9,8 +9,8 @@ import (
 
 // parseYAML parses the rendered text into its root node; nil means an empty document.
 func (p *parser) parseYAML() *yaml.Node {
-	if off, ok := tooManyNodes(p.doc.s); ok {
-		p.failAt(off, "the document has more than %d YAML nodes", maxNodes)
+	if off, what, ok := tooManyNodes(p.doc.s); ok {
+		p.failAt(off, "the document has more than %s", what)
 		return nil
 	}
 	var doc yaml.Node
@@ -24,20 +24,24 @@ func (p *parser) parseYAML() *yaml.Node {
 	return deref(doc.Content[0])
 }
 
-// tooManyNodes estimates the number of nodes from the characters that separate them, so that a document
-// with too many is not parsed at all. The text of block scalars does not count.
-func tooManyNodes(s string) (off int, ok bool) {
+// tooManyNodes estimates the number of nodes from the characters that separate them, and counts the words
+// of texts, so that a document with too many is not parsed at all. Block scalars do not count.
+func tooManyNodes(s string) (off int, what string, ok bool) {
 	if len(s) < maxNodes {
-		return 0, false
+		return 0, "", false
 	}
 	var block blockScalar
-	nodes := 0
+	nodes, blanks := 0, 0
 	for off := 0; off < len(s); {
 		line := s[off : off+lineLen(s[off:])]
 		if !block.next(line) {
 			nodes++
 			for i := range len(line) {
 				switch line[i] {
+				case ' ':
+					if i > 0 && line[i-1] != ' ' {
+						blanks++
+					}
 				case ',', '[', '{':
 					nodes++
 				case ':', '-', '?':
@@ -46,13 +50,16 @@ func tooManyNodes(s string) (off int, ok bool) {
 					}
 				}
 			}
-			if nodes > maxNodes {
-				return off, true
+			switch {
+			case nodes > maxNodes:
+				return off, strconv.Itoa(maxNodes) + " YAML nodes", true
+			case blanks > maxBlanks:
+				return off, strconv.Itoa(maxBlanks) + " words; write long texts as block scalars, with |", true
 			}
 		}
 		off += len(line)
 	}
-	return 0, false
+	return 0, "", false
 }
 
 // syntaxError reports what yaml.v3 could not parse, where it means.
@@ -90,7 +97,12 @@ func (p *parser) syntaxError(err error) {
 	case at < 0:
 		at = len(text) - len(strings.TrimLeft(text, " "))
 	}
-	p.failAt(off+at, "not valid YAML: %s", msg)
+	if line, _ := p.place(off + at); p.undefined[line] != "" {
+		msg = p.undefined[line] + " is not defined, and without it the line is not valid YAML: " + msg
+	} else {
+		msg = "not valid YAML: " + msg
+	}
+	p.failAt(off+at, "%s", msg)
 }
 
 // countsFromZero reports whether a message comes from the part of yaml.v3 that counts lines from zero.

@@ -99,7 +99,7 @@ func indexLines(s string) *lineIndex {
 
 // indexYAMLLines splits s at every line break YAML knows, the way yaml.v3 counts.
 func indexYAMLLines(s string) *lineIndex {
-	if !strings.ContainsAny(s, "\r\u0085\u2028\u2029") {
+	if strings.IndexByte(s, '\r') < 0 && !strings.Contains(s, "\u0085") && !strings.Contains(s, "\u2028") && !strings.Contains(s, "\u2029") {
 		return indexLines(s)
 	}
 	x := &lineIndex{s: s, starts: []int{0}}

@@ -85,6 +85,11 @@ func (p *parser) warnUndefinedAt(off int, data map[string]any, scope, name strin
 	default:
 		return
 	}
+	line, _ := p.place(off)
+	if p.undefined == nil {
+		p.undefined = map[int]string{}
+	}
+	p.undefined[line] = "." + scope + "." + clip(name)
 	p.warnAt(off, ".%s.%s is not defined and renders as nothing%s", scope, clip(name), hint)
 }
 

@@ -154,7 +154,7 @@ func (p *parser) items(at place, property string, n *yaml.Node) []*yaml.Node {
 	if n.Kind != yaml.SequenceNode {
 		hint := ""
 		if n.Kind == yaml.ScalarNode {
-			hint = fmt.Sprintf("; write %s: [%q]", property, p.clip(n.Value))
+			hint = fmt.Sprintf("; write %s: [%q]", property, p.clip(p.written(n)))
 		}
 		p.errorf(place{at.step, n}, property, "%s where a list is needed%s", p.describe(n), hint)
 		return nil
@@ -167,6 +167,20 @@ func (p *parser) items(at place, property string, n *yaml.Node) []*yaml.Node {
 		list = append(list, deref(item))
 	}
 	return list
+}
+
+// written returns a scalar as its author wrote it, before aliases and templates changed it.
+func (p *parser) written(n *yaml.Node) string {
+	if !plain(n) {
+		return n.Value
+	}
+	src := p.doc.source()
+	off := min(p.doc.origin(p.nodeOffset(n)), len(src))
+	line, _, _ := strings.Cut(src[off:off+lineLen(src[off:])], " #")
+	if line = strings.TrimSpace(line); line == "" || !strings.ContainsAny(line, "${") {
+		return n.Value
+	}
+	return line
 }
 
 // stringList decodes a list of strings.

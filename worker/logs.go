@@ -52,7 +52,7 @@ type stepLog struct {
 // A watcher looks for words in a step's output, also where they are spread over two chunks.
 type watcher struct {
 	words [][]byte
-	tail  []byte
+	tails map[string][]byte // the end of each stream so far
 	found bool
 }
 
@@ -97,9 +97,19 @@ func (l *logs) step(id string) *stepLog {
 	return s
 }
 
-// queue masks an entry and appends it. The caller holds the lock.
+// queue masks an entry and appends it, output that is larger than a message in pieces. The caller holds
+// the lock.
 func (l *logs) queue(id string, s *stepLog, e event.LogEntry) {
+	for len(e.Data) > maxChunk {
+		piece := e
+		piece.Data, e.Data = e.Data[:maxChunk], e.Data[maxChunk:]
+		l.queue(id, s, piece)
+	}
 	switch {
+	case e.Status != nil:
+		st := *e.Status
+		st.ID, st.Name = l.whole.String(st.ID), l.whole.String(st.Name)
+		e.Status = &st
 	case e.Vertex != nil:
 		v := *e.Vertex
 		v.Name, v.Error = l.whole.String(v.Name), l.whole.String(v.Error)
@@ -110,7 +120,7 @@ func (l *logs) queue(id string, s *stepLog, e event.LogEntry) {
 			s.masks[key] = secret.NewRedactor(l.values)
 		}
 		for _, w := range s.watchers {
-			w.see(e.Data)
+			w.see(key, e.Data)
 		}
 		e.Data = bytes.Clone(s.masks[key].Write(e.Data))
 		if e.Data = s.limit(e.Data); len(e.Data) == 0 {
@@ -125,7 +135,7 @@ func (l *logs) append(id string, s *stepLog, e event.LogEntry) {
 		l.order = append(l.order, id)
 	}
 	s.entries = append(s.entries, e)
-	l.queued += len(e.Data)
+	l.queued += weight(e)
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -151,7 +161,7 @@ func (l *logs) watch(step string, words []string) (found func() bool) {
 	if len(words) == 0 {
 		return func() bool { return true }
 	}
-	w := &watcher{}
+	w := &watcher{tails: map[string][]byte{}}
 	for _, word := range words {
 		w.words = append(w.words, []byte(word))
 	}
@@ -166,14 +176,14 @@ func (l *logs) watch(step string, words []string) (found func() bool) {
 	}
 }
 
-func (w *watcher) see(data []byte) {
+func (w *watcher) see(stream string, data []byte) {
 	longest := 0
-	text := append(w.tail, data...)
+	text := append(w.tails[stream], data...)
 	for _, word := range w.words {
 		w.found = w.found || bytes.Contains(text, word)
 		longest = max(longest, len(word))
 	}
-	w.tail = bytes.Clone(text[max(0, len(text)-longest):])
+	w.tails[stream] = bytes.Clone(text[max(0, len(text)-longest):])
 }
 
 // flush sends what masking has held back of a step.
@@ -193,8 +203,10 @@ func (l *logs) flush(step string) {
 		if _, err := fmt.Sscan(key[:1], &e.Stream); err != nil {
 			continue
 		}
-		e.Time, e.VertexID, e.Data = time.Now().UTC(), key[1:], bytes.Clone(rest)
-		l.append(step, s, e)
+		e.Time, e.VertexID, e.Data = time.Now().UTC(), key[1:], s.limit(bytes.Clone(rest))
+		if len(e.Data) > 0 {
+			l.append(step, s, e)
+		}
 	}
 }
 
@@ -203,9 +215,9 @@ func (l *logs) send() {
 	defer close(l.done)
 	var last bus.Ack
 	for {
-		id, chunk, more := l.next()
-		if chunk != nil {
-			f, err := l.bus.PublishAsync(event.LogSubject(l.run, l.index[id]), "", event.LogChunk{Attempt: l.attempt, Step: id, Entries: chunk})
+		chunk, index, more := l.next()
+		if len(chunk.Entries) > 0 {
+			f, err := l.bus.PublishAsync(event.LogSubject(l.run, index), "", chunk)
 			if err == nil {
 				last = f
 			}
@@ -234,20 +246,22 @@ func (l *logs) settle(last bus.Ack) {
 	}
 }
 
-// next takes the entries for one message. More is false when nothing will come any more.
-func (l *logs) next() (id string, chunk []event.LogEntry, more bool) {
+// next takes the entries for one message, and says which step's they are. More is false when nothing
+// will come any more.
+func (l *logs) next() (chunk event.LogChunk, index int, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.order) == 0 {
-		return "", nil, !l.closed
+		return chunk, 0, !l.closed
 	}
-	id = l.order[0]
+	id := l.order[0]
 	s, size, n := l.steps[id], 0, 0
-	for n < len(s.entries) && (n == 0 || size+len(s.entries[n].Data) <= maxChunk) && n < 1024 {
-		size += len(s.entries[n].Data)
+	for n < len(s.entries) && (n == 0 || size+weight(s.entries[n]) <= maxChunk) && n < 1024 {
+		size += weight(s.entries[n])
 		n++
 	}
-	chunk, s.entries = s.entries[:n:n], s.entries[n:]
+	chunk = event.LogChunk{Attempt: l.attempt, Step: id, Entries: s.entries[:n:n]}
+	s.entries = s.entries[n:]
 	l.order = l.order[1:]
 	if len(s.entries) > 0 {
 		l.order = append(l.order, id)
@@ -256,7 +270,19 @@ func (l *logs) next() (id string, chunk []event.LogEntry, more bool) {
 	}
 	l.queued -= size
 	l.room.Broadcast()
-	return id, chunk, true
+	return chunk, l.index[id], true
+}
+
+// weight is about how many bytes an entry takes in a message.
+func weight(e event.LogEntry) int {
+	n := 64 + len(e.Data)
+	if e.Vertex != nil {
+		n += len(e.Vertex.Name) + len(e.Vertex.Error) + 80*(1+len(e.Vertex.Inputs))
+	}
+	if e.Status != nil {
+		n += len(e.Status.ID) + len(e.Status.Name) + 160
+	}
+	return n
 }
 
 // close sends what is left and returns the stream sequence of the last message.

@@ -113,6 +113,9 @@ func imageName(image string, vars taskspec.RunVars) (string, error) {
 	if !namesRegistry(image) {
 		image = vars.Registry + "/" + image
 	}
+	if strings.Contains(image, "@") {
+		return "", fmt.Errorf("image name %q: only a tag can be pushed, not a digest", image)
+	}
 	if !strings.Contains(path.Base(image), ":") {
 		image += ":" + vars.ID
 	}
@@ -140,33 +143,77 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 	if err != nil {
 		return nil, warnings, err
 	}
-	return t, warnings, checkSupported(t, f.Name)
+	more, err := checkSupported(t, f.Name)
+	return t, append(warnings, more...), err
 }
 
-// checkSupported refuses what this worker cannot execute yet, by name, rather than ignoring it.
-func checkSupported(t *taskspec.Task, file string) error {
+// checkSupported refuses what this worker cannot execute yet, by name, and warns of what changes only how
+// a step is executed and has no effect.
+func checkSupported(t *taskspec.Task, file string) (taskspec.Warnings, error) {
 	var errs taskspec.Errors
-	refuse := func(s *taskspec.Step, property, why string) {
-		errs = append(errs, &taskspec.Error{File: file, Line: s.Line, Col: 1, Step: s.ID, Property: property, Message: why})
-	}
+	var warnings taskspec.Warnings
 	for _, s := range t.Steps {
-		switch {
-		case s.Detach:
-			refuse(s, "detach", "services are not supported by this worker")
-		case s.Privileged:
-			refuse(s, "privileged", "privileged containers are not allowed on this worker")
-		case s.Network == "host":
-			refuse(s, "network", "the host's network is never given to a step; leave the property out for the run's own network")
-		case len(s.Mounts) > 0:
-			refuse(s, "volumeMounts", "volumes are not supported by this worker")
-		case s.Build != nil && remoteContext(s.Build.Context):
-			refuse(s, "build", fmt.Sprintf("remote build context %q is not supported by this worker; use a directory of the source", s.Build.Context))
+		problem := func(property, why string) *taskspec.Error {
+			return &taskspec.Error{File: file, Line: s.Line, Col: 1, Step: s.ID, Property: property, Message: why}
+		}
+		for _, c := range unsupported(s) {
+			if c.found {
+				errs = append(errs, problem(c.property, c.why))
+			}
+		}
+		for _, c := range withoutEffect(s) {
+			if c.found {
+				warnings = append(warnings, problem(c.property, "has no effect on this worker"))
+			}
 		}
 	}
 	if len(errs) == 0 {
-		return nil
+		return warnings, nil
 	}
-	return errs
+	return warnings, errs
+}
+
+// A finding is a property that a step may have, and what is to be said about it.
+type finding struct {
+	found         bool
+	property, why string
+}
+
+// unsupported are the properties without which a step would do something else than its author wants.
+func unsupported(s *taskspec.Step) []finding {
+	list := []finding{
+		{s.Detach, "detach", "services are not supported by this worker"},
+		{s.Privileged, "privileged", "privileged containers are not allowed on this worker"},
+		{s.Network == "host", "network", "the host's network is never given to a step; leave the property out for the run's own network"},
+		{len(s.Mounts) > 0, "volumeMounts", "volumes are not supported by this worker"},
+	}
+	if b := s.Build; b != nil {
+		list = append(list,
+			finding{remoteContext(b.Context), "build", fmt.Sprintf("remote build context %q is not supported by this worker; use a directory of the source", b.Context)},
+			finding{b.Network == "host", "build", "--network host: the host's network is never given to a build"},
+			finding{len(b.Contexts) > 0, "build", "--build-context is not supported by this worker"},
+			finding{len(b.Secrets) > 0, "build", "--secret is not supported by this worker"},
+			finding{len(b.SSH) > 0, "build", "--ssh is not supported by this worker"},
+			finding{len(b.Output) > 0, "build", "--output is not supported by this worker; a build's image is always kept for the run"},
+		)
+	}
+	return list
+}
+
+// withoutEffect are properties that change how a step is executed, not what it does.
+func withoutEffect(s *taskspec.Step) []finding {
+	list := []finding{
+		{len(s.Ports) > 0, "ports", ""}, {s.CPUs != "", "cpus", ""}, {s.Isolation != "", "isolation", ""},
+	}
+	if b := s.Build; b != nil {
+		list = append(list,
+			finding{len(b.Ulimits) > 0, "build: --ulimit", ""}, finding{b.ShmSize != "", "build: --shm-size", ""},
+			finding{len(b.CacheFrom) > 0, "build: --cache-from", ""}, finding{len(b.CacheTo) > 0, "build: --cache-to", ""},
+			finding{b.Provenance != "" || b.SBOM != "" || len(b.Attest) > 0, "build: attestations", ""},
+			finding{len(b.NoCacheFilter) > 0, "build: --no-cache-filter", ""},
+		)
+	}
+	return list
 }
 
 func remoteContext(c string) bool {

@@ -68,6 +68,10 @@ func newRootCommand(c *cli) *cobra.Command {
 var commands = []func(*cli) *cobra.Command{
 	newBuildCommand,
 	newRunCommand,
+	newCheckCommand,
+	newRenderCommand,
+	newPlanCommand,
+	newSchemaCommand,
 	newLogsCommand,
 	newRunsCommand,
 	newShowCommand,

@@ -24,6 +24,9 @@ import (
 // decideWithin is how long a request waits for its decision.
 const decideWithin = 10 * time.Second
 
+// maxKey is the longest idempotency key, in bytes.
+const maxKey = 256
+
 // placeholderID stands for the run ID while a request is checked.
 const placeholderID = "r00000000000"
 
@@ -56,8 +59,8 @@ func (s *Server) checkSpec(ctx context.Context, req apiclient.Submit) error {
 	if req.Spec.Build != nil && req.Spec.Context == "" {
 		return invalid("a build needs a context")
 	}
-	if len(req.Key) > 256 {
-		return invalid("key is longer than 256 bytes")
+	if len(req.Key) > maxKey {
+		return invalid("key is longer than %d bytes", maxKey)
 	}
 	warnings, err := s.Check(run.Run{ID: placeholderID, Created: time.Now().UTC(), Spec: req.Spec}, req.Secrets)
 	var spec taskspec.Errors
@@ -235,7 +238,16 @@ func (s *Server) rerun(w http.ResponseWriter, r *http.Request) error {
 			return invalid("the context of run %s is no longer stored; submit it again from its directory", found.ID)
 		}
 	}
-	return s.request(w, r, event.RunRequested{Key: r.Header.Get("Idempotency-Key"), RerunOf: found.ID, Spec: found.Spec})
+	var req apiclient.Rerun
+	if r.ContentLength != 0 {
+		if err := decodeBody(r, &req); err != nil {
+			return err
+		}
+	}
+	if len(req.Key) > maxKey {
+		return invalid("key is longer than %d bytes", maxKey)
+	}
+	return s.request(w, r, event.RunRequested{Key: req.Key, RerunOf: found.ID, Spec: found.Spec})
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {

@@ -10,12 +10,12 @@ import (
 // layer ranks the packages: one may import only packages of a lower rank. Packages of equal rank do
 // not know each other; those of the components meet through NATS.
 var layer = map[string]int{
-	// The language, by itself.
-	"taskspec": 0,
+	// The language, the record of a run and the calendar, each by itself.
+	"taskspec":      0,
+	"internal/run":  0,
+	"internal/cron": 0,
 
 	// Pure values: no I/O, no clock, no goroutines.
-	"internal/run":        1,
-	"internal/cron":       0,
 	"internal/task":       1,
 	"internal/graph":      1,
 	"internal/dockerfile": 1,
@@ -92,7 +92,8 @@ var pure = map[string][]string{
 	"taskspec":            {"github.com/Masterminds/sprig/v3", "github.com/distribution/reference", "gopkg.in/yaml.v3"},
 	"internal/run":        {},
 	"internal/event":      {"kiln/internal/run"},
-	"internal/task":       {"kiln/taskspec", "gopkg.in/yaml.v3"},
+	"internal/cron":       {},
+	"internal/task":       {"kiln/internal/cron", "kiln/internal/run", "kiln/taskspec", "gopkg.in/yaml.v3"},
 	"internal/graph":      {"github.com/distribution/reference"},
 	"internal/dockerfile": {"github.com/moby/buildkit/frontend/dockerfile", "github.com/distribution/reference", "github.com/containerd/platforms"},
 }

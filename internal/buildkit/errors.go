@@ -91,6 +91,9 @@ func (c *Client) engineError(ctx context.Context, err error) error {
 }
 
 func (c *Client) unavailable(err error) error {
+	if errors.Is(err, solve.ErrUnavailable) {
+		return err
+	}
 	return fmt.Errorf("build daemon %s: %w: %w", c.cfg.Address, solve.ErrUnavailable, err)
 }
 

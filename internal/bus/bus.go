@@ -157,7 +157,7 @@ func (b *Bus) createAsync(ctx context.Context, cfg jetstream.StreamConfig) error
 	return nil
 }
 
-// Publish stores v as JSON and returns its stream sequence. A message with an ID that the stream has
+// Publish stores v as JSON (a json.RawMessage as it is) and returns its stream sequence. A message with an ID that the stream has
 // seen within its window is not stored again.
 func (b *Bus) Publish(ctx context.Context, subject, id string, v any) (uint64, error) {
 	return b.publish(ctx, subject, v, jetstream.WithMsgID(id))
@@ -174,9 +174,12 @@ func (b *Bus) Create(ctx context.Context, subject string, v any, ttl time.Durati
 }
 
 func (b *Bus) publish(ctx context.Context, subject string, v any, opts ...jetstream.PublishOpt) (uint64, error) {
-	data, err := json.Marshal(v)
-	if err != nil {
-		return 0, err
+	data, encoded := v.(json.RawMessage)
+	if !encoded {
+		var err error
+		if data, err = json.Marshal(v); err != nil {
+			return 0, err
+		}
 	}
 	ack, err := b.js.Publish(ctx, subject, data, opts...)
 	if err != nil {

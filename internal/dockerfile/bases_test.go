@@ -119,6 +119,39 @@ func TestScan(t *testing.T) {
 		opt:        Options{Contexts: map[string]string{"base": "docker-image://reg.example.com/b:2", "files": "./dir", "tools": "docker-image://t"}},
 		want:       "run 1 FROM: reg.example.com/b:2\nbuild 3 COPY --from: docker.io/library/t:latest\n",
 	}, {
+		name:       "registries with a port or without a dot",
+		dockerfile: "FROM localhost:5000/a\nFROM registry:5000/b\nCOPY --from=0 x y\nCOPY --from=user/c x y\n",
+		want:       "run 2 FROM: registry:5000/b:latest\nbuild 1 FROM: localhost:5000/a:latest\nbuild 4 COPY --from: docker.io/user/c:latest\n",
+	}, {
+		name:       "stage names in other cases",
+		dockerfile: "FROM a AS Build\nFROM b\nCOPY --from=BUILD x y\n",
+		want:       "run 2 FROM: docker.io/library/b:latest\nbuild 1 FROM: docker.io/library/a:latest\n",
+	}, {
+		name:       "environment of a stage is no argument",
+		dockerfile: "FROM a\nENV X=b\nFROM $X\n",
+		want:       "run 3 FROM: $X: no value for X\n",
+	}, {
+		name:       "argument of a stage is not global",
+		dockerfile: "FROM a\nARG X=b\nFROM $X\n",
+		want:       "run 3 FROM: $X: no value for X\n",
+	}, {
+		name:       "first of two defaults is replaced by the last",
+		dockerfile: "ARG X=a\nARG X=b\nFROM $X\n",
+		want:       "run 3 FROM: docker.io/library/b:latest\n",
+	}, {
+		name:       "quoted name and comments between lines",
+		dockerfile: "# FROM nothing\n\nFROM \\\n# comment\n  'a:1'\n",
+		want:       "run 3 FROM: docker.io/library/a:1\n",
+	}, {
+		name:       "predefined platform arguments",
+		dockerfile: "FROM a-$TARGETARCH AS x\nFROM b-${BUILDOS}\n",
+		opt:        Options{Platform: "linux/arm64"},
+		want:       "run 2 FROM: docker.io/library/b-linux:latest\n",
+	}, {
+		name:       "copies between several stages",
+		dockerfile: "FROM a AS x\nFROM b AS y\nCOPY --from=x 1 2\nFROM scratch\nCOPY --from=y 1 2\n",
+		want:       "build 1 FROM: docker.io/library/a:latest\nbuild 2 FROM: docker.io/library/b:latest\n",
+	}, {
 		name:       "invalid reference",
 		dockerfile: "FROM Not/Valid\n",
 		want:       "run 1 FROM: Not/Valid: \"Not/Valid\" is no image reference\n",
@@ -155,6 +188,7 @@ func TestScanRefusesWhatCannotBeBuilt(t *testing.T) {
 		{"unknown instruction", "FROM a\nFRMO b\n", Options{}, "dockerfile parse error on line 2: unknown instruction: FRMO"},
 		{"unknown target", "FROM a AS x\n", Options{Target: "y"}, `the Dockerfile has no stage "y"; its stages are x`},
 		{"too large", strings.Repeat("#", maxSize+1), Options{}, "the Dockerfile has 1048577 bytes, more than 1048576"},
+		{"target by number", "FROM a\nFROM b\n", Options{Target: "0"}, `the Dockerfile has no stage "0"; its stages are not named`},
 		{"bad platform", "FROM a\n", Options{Platform: "a/b/c/d"}, `platform "a/b/c/d"`},
 		{"open heredoc", "FROM a\nRUN <<EOF\n", Options{}, "line 2: unterminated heredoc"},
 	} {

@@ -16,7 +16,8 @@ import (
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
-	_ "modernc.org/sqlite" // the database driver
+	"modernc.org/sqlite" // also the database driver
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"kiln/internal/run"
 	"kiln/internal/store"
@@ -37,6 +38,7 @@ INSERT INTO position VALUES (0);`
 // An Index is the projection. It is safe for concurrent use.
 type Index struct {
 	db    *sql.DB
+	file  string
 	log   *slog.Logger
 	ready chan struct{} // closed when the present state has been read
 	once  sync.Once
@@ -48,16 +50,14 @@ func Open(file string, log *slog.Logger) (*Index, error) {
 	db, err := open(file)
 	if err != nil {
 		log.Warn("index is rebuilt", "err", err)
-		for _, suffix := range []string{"", "-wal", "-shm"} {
-			if err := os.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return nil, fmt.Errorf("index: %w", err)
-			}
+		if err := remove(file); err != nil {
+			return nil, err
 		}
 		if db, err = open(file); err != nil {
 			return nil, fmt.Errorf("index: %w", err)
 		}
 	}
-	return &Index{db: db, log: log, ready: make(chan struct{})}, nil
+	return &Index{db: db, file: file, log: log, ready: make(chan struct{})}, nil
 }
 
 func open(file string) (*sql.DB, error) {
@@ -91,7 +91,10 @@ func (x *Index) Close() error { return x.db.Close() }
 func (x *Index) Run(ctx context.Context, runs *store.Bucket[run.Run]) error {
 	var from uint64
 	if err := x.db.QueryRowContext(ctx, "SELECT revision FROM position").Scan(&from); err != nil {
-		return fmt.Errorf("index: %w", err)
+		if ctx.Err() != nil {
+			return nil
+		}
+		return x.damaged(err)
 	}
 	var opts []jetstream.WatchOpt
 	if from > 0 {
@@ -115,7 +118,26 @@ func (x *Index) Run(ctx context.Context, runs *store.Bucket[run.Run]) error {
 		return failed == nil
 	}, opts...)
 	if err := errors.Join(err, failed); err != nil && ctx.Err() == nil {
+		return x.damaged(err)
+	}
+	return nil
+}
+
+// damaged removes an index whose pages cannot be read: it holds nothing that is not elsewhere.
+func (x *Index) damaged(err error) error {
+	var fault *sqlite.Error
+	if !errors.As(err, &fault) || fault.Code()&0xff != sqlite3.SQLITE_CORRUPT {
 		return fmt.Errorf("index: %w", err)
+	}
+	return errors.Join(fmt.Errorf("index: damaged, and removed; start the server again to have it rebuilt: %w", err), remove(x.file))
+}
+
+// remove deletes the files of an index.
+func remove(file string) error {
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		if err := os.Remove(file + suffix); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("index: %w", err)
+		}
 	}
 	return nil
 }

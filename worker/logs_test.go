@@ -1,0 +1,178 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/natstest"
+	"kiln/internal/run"
+)
+
+// testLogs returns the log of an attempt of which these steps are known.
+func testLogs(t *testing.T, b *bus.Bus, secrets []string, steps ...string) *logs {
+	l := newLogs(b, run.Run{ID: testRun, Attempt: 3}, secrets)
+	t.Cleanup(func() { l.close(context.WithoutCancel(t.Context())) })
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range steps {
+		l.step(s)
+	}
+	return l
+}
+
+func TestLogKeepsTheOrderOfEachStep(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, nil, "a", "b", "c")
+	var steps sync.WaitGroup
+	for _, id := range []string{"a", "b", "c"} {
+		steps.Go(func() {
+			for i := range 1500 {
+				l.sink(id)(output(fmt.Sprintln(i)))
+			}
+		})
+	}
+	steps.Wait()
+	end := l.close(t.Context())
+	var last uint64
+	next := map[string]int{}
+	err := b.Tail(t.Context(), bus.StreamLogs, event.LogFilter(testRun), 0, false, func(seq uint64, data []byte) bool {
+		last = seq
+		var c event.LogChunk
+		if err := json.Unmarshal(data, &c); err != nil || c.Attempt != 3 {
+			t.Errorf("message %d: %+v, %v", seq, c, err)
+		}
+		for _, e := range c.Entries {
+			if want := fmt.Sprintln(next[c.Step]); string(e.Data) != want {
+				t.Fatalf("step %s: %q, want %q", c.Step, e.Data, want)
+			}
+			next[c.Step]++
+		}
+		return true
+	})
+	if err != nil || next["a"] != 1500 || next["b"] != 1500 || next["c"] != 1500 {
+		t.Errorf("%v, entries %v, want 1500 of each", err, next)
+	}
+	if end != last || last == 0 {
+		t.Errorf("close = %d, the last message is %d", end, last)
+	}
+}
+
+func TestBigOutputIsCutIntoMessages(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, nil, "a")
+	var want bytes.Buffer
+	for i := range 40 {
+		part := bytes.Repeat([]byte{byte('a' + i%26)}, 64<<10)
+		want.Write(part)
+		l.add("a", []event.LogEntry{{Stream: event.StreamStdout, Data: part}})
+	}
+	big := bytes.Repeat([]byte("z"), 1<<20)
+	want.Write(big)
+	l.add("a", []event.LogEntry{{Stream: event.StreamStdout, Data: big}})
+	l.close(t.Context())
+	var got bytes.Buffer
+	err := b.Tail(t.Context(), bus.StreamLogs, event.LogFilter(testRun), 0, false, func(seq uint64, data []byte) bool {
+		if len(data) > bus.MaxPayload/2 {
+			t.Errorf("message %d has %d bytes", seq, len(data))
+		}
+		var c event.LogChunk
+		if err := json.Unmarshal(data, &c); err != nil {
+			t.Error(err)
+		}
+		for _, e := range c.Entries {
+			got.Write(e.Data)
+		}
+		return true
+	})
+	if err != nil || !bytes.Equal(got.Bytes(), want.Bytes()) {
+		t.Errorf("%v: %d bytes arrived, want the %d that were written", err, got.Len(), want.Len())
+	}
+}
+
+func TestSecretsAreMaskedInTheLog(t *testing.T) {
+	t.Parallel()
+	const value = "hunter22-hunter"
+	b := natstest.Start(t)
+	l := testLogs(t, b, []string{value}, "a")
+	for _, part := range strings.SplitAfter("one "+value+" two "+value+" end hunter", "") {
+		l.add("a", []event.LogEntry{output(part)})
+	}
+	l.add("a", []event.LogEntry{
+		{Vertex: &event.Vertex{ID: "v1", Name: "RUN curl -u x:" + value, Error: "exit code 1: " + value}},
+		{Stream: event.StreamStderr, Data: []byte("err " + value + "\n")},
+		{Stream: event.StreamStdout, VertexID: "v1", Data: []byte("vertex " + value + "\n")},
+	})
+	l.say("a", "kiln says %s", value)
+	l.close(t.Context())
+	var text strings.Builder
+	for _, c := range stored[event.LogChunk](t, b, bus.StreamLogs, event.LogFilter(testRun)) {
+		for _, e := range c.Entries {
+			text.Write(e.Data)
+			if e.Vertex != nil {
+				text.WriteString("[" + e.Vertex.Name + "][" + e.Vertex.Error + "]")
+			}
+		}
+	}
+	got := text.String()
+	if strings.Contains(got, value) {
+		t.Errorf("the secret is in %q", got)
+	}
+	for _, want := range []string{"one *** two *** end ", "[RUN curl -u x:***]", "[exit code 1: ***]", "err ***\n", "vertex ***\n", "kiln says ***\n"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("%q is not in %q", want, got)
+		}
+	}
+	if !strings.HasSuffix(got, "hunter") {
+		t.Errorf("what only begins like the secret is missing from %q", got)
+	}
+}
+
+// TestLogOfOneStepIsBounded lets a step say its last allowed bytes and more.
+func TestLogOfOneStepIsBounded(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, nil, "a", "b")
+	l.mu.Lock()
+	l.steps["a"].kept = maxStepLog - 10
+	l.mu.Unlock()
+	for _, text := range []string{"12345", "67890abc", "never", "never"} {
+		l.add("a", []event.LogEntry{output(text)})
+	}
+	l.add("b", []event.LogEntry{output("b goes on")})
+	l.close(t.Context())
+	got := map[string]string{}
+	for _, c := range stored[event.LogChunk](t, b, bus.StreamLogs, event.LogFilter(testRun)) {
+		for _, e := range c.Entries {
+			got[c.Step] += string(e.Data)
+		}
+	}
+	if a := got["a"]; !strings.HasPrefix(a, "1234567890\n[kiln: ") || strings.Count(a, "256 MiB") != 1 || strings.Contains(a, "never") || strings.Contains(a, "abc") {
+		t.Errorf("log of a = %q", a)
+	}
+	if got["b"] != "b goes on" {
+		t.Errorf("log of b = %q", got["b"])
+	}
+}
+
+func TestClosedLogTakesNothing(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, nil, "a")
+	if end := l.close(t.Context()); end != 0 {
+		t.Errorf("close of an empty log = %d", end)
+	}
+	l.say("a", "too late")
+	l.close(t.Context())
+	if all := stored[event.LogChunk](t, b, bus.StreamLogs, event.LogFilter(testRun)); len(all) != 0 {
+		t.Errorf("stored %+v", all)
+	}
+}

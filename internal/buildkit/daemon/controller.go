@@ -23,7 +23,6 @@ import (
 	"github.com/moby/buildkit/util/resolver"
 	resolverconfig "github.com/moby/buildkit/util/resolver/config"
 	"github.com/moby/buildkit/worker"
-	bolt "go.etcd.io/bbolt"
 	"go.opentelemetry.io/otel/metric/noop"
 )
 
@@ -52,7 +51,7 @@ func newController(ctx context.Context, cfg *Config, dbs *databases, nets networ
 		return nil, fmt.Errorf("%s: %w", dbs.path(cacheDB), err)
 	}
 	dbs.closeLater(cache.Close)
-	history, err := boltutil.SafeOpen(dbs.path(historyDB), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	history, err := boltutil.SafeOpen(dbs.path(historyDB), 0o600, dbs.options())
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", dbs.path(historyDB), err)
 	}

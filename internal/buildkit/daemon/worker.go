@@ -118,7 +118,7 @@ func openStores(ctx context.Context, cfg *Config, dbs *databases) (opt base.Work
 	if err != nil {
 		return opt, err
 	}
-	db, err := bolt.Open(dbs.path(containerdDB), 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType})
+	db, err := bolt.Open(dbs.path(containerdDB), 0o600, dbs.options())
 	if err != nil {
 		return opt, fmt.Errorf("%s: %w", dbs.path(containerdDB), err)
 	}
@@ -130,6 +130,10 @@ func openStores(ctx context.Context, cfg *Config, dbs *databases) (opt base.Work
 	md, err := cachemetadata.NewStore(dbs.path(metadataDB))
 	if err != nil {
 		return opt, fmt.Errorf("%s: %w", dbs.path(metadataDB), err)
+	}
+	if db, ok := md.DB().(*bolt.DB); ok { // it takes no options
+		o := dbs.options()
+		db.NoSync, db.NoFreelistSync = o.NoSync, o.NoFreelistSync
 	}
 	dbs.closeLater(md.Close)
 	hostname, err := os.Hostname()
@@ -175,7 +179,7 @@ func newSnapshotter(cfg *Config, dbs *databases) (string, snapshots.Snapshotter,
 		s, err := native.NewSnapshotter(dir)
 		return name, s, err
 	}
-	ms, err := storage.NewMetaStore(dbs.path(snapshotDB))
+	ms, err := storage.NewMetaStore(dbs.path(snapshotDB), dbs.relax)
 	if err != nil {
 		return "", nil, err
 	}

@@ -1,0 +1,220 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+)
+
+// Prefix is the path below which hooks are served: Prefix, provider, slash, hook ID.
+const Prefix = "/hooks/"
+
+// ErrNoHook is what Handler.Hooks returns when there is no hook with that ID.
+var ErrNoHook = errors.New("no such hook")
+
+// A Secret authenticates the deliveries of a hook. It is not shown when it is printed.
+type Secret string
+
+func (Secret) String() string { return "***" }
+
+// GoString keeps the secret out of %#v.
+func (Secret) GoString() string { return "***" }
+
+// LogValue keeps the secret out of logs.
+func (Secret) LogValue() slog.Value { return slog.StringValue("***") }
+
+// A Hook is one address that a forge or registry delivers to.
+type Hook struct {
+	ID       string
+	Provider string // a name of Providers
+	Secret   Secret
+	Previous Secret // also accepted, while senders are moved to Secret; empty for none
+	Enabled  bool   // what an authenticated sender delivers is dropped otherwise
+	// Registry is how images name the registry that delivers: host[:port]. It replaces what the
+	// registry calls itself, and is needed where that says nothing.
+	Registry string
+}
+
+// A Handler serves POST /hooks/{provider}/{hook ID}. Its fields are set before it is used and not
+// changed after; all but Log and Now are required.
+type Handler struct {
+	// Hooks returns the hook with that ID, or an error that wraps ErrNoHook.
+	Hooks func(ctx context.Context, id string) (Hook, error)
+	// Publish stores an encoded event as the first message of subject. It returns nil when the message
+	// is stored, or was already there; an error that wraps bus.ErrFull when there is no room.
+	Publish func(ctx context.Context, subject string, encoded []byte) error
+	Log     *slog.Logger     // nil drops what would be logged
+	Now     func() time.Time // nil is time.Now
+
+	held   atomic.Int64 // bytes of bodies in hand
+	bodies sync.Pool    // *bytes.Buffer
+	packs  sync.Pool    // *[packSpace]byte
+}
+
+// Publisher returns a Publish that stores events on a bus.
+func Publisher(b *bus.Bus) func(ctx context.Context, subject string, encoded []byte) error {
+	return func(ctx context.Context, subject string, encoded []byte) error {
+		_, err := b.Create(ctx, subject, json.RawMessage(encoded), 0)
+		if errors.Is(err, bus.ErrConflict) {
+			return nil
+		}
+		return err
+	}
+}
+
+// How long things may take, and when a sender should come again.
+const (
+	publishTimeout = 10 * time.Second
+	retryFull      = 60 * time.Second
+	retrySoon      = 5 * time.Second
+)
+
+// ServeHTTP answers one delivery, as the package's doc says.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		answerError(w, http.StatusMethodNotAllowed, "deliveries are made by POST")
+		return
+	}
+	buf := h.buffer()
+	defer h.release(buf)
+	if err := h.read(w, r, buf); err != nil {
+		h.refuseBody(w, err)
+		return
+	}
+	name, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, Prefix), "/")
+	hook, p, err := h.authenticate(r, name, id, buf.Bytes())
+	switch {
+	case errors.Is(err, errDenied):
+		h.log().Warn("delivery refused", "provider", clip(name, maxName), "hook", clip(id, maxName), "remote", r.RemoteAddr)
+		answerError(w, http.StatusNotFound, "no such hook, or its secret does not match")
+	case err != nil:
+		h.log().Error("hook cannot be looked up", "hook", id, "err", err)
+		unavailable(w, retrySoon, "hooks cannot be looked up now")
+	case !hook.Enabled:
+		answer(w, http.StatusOK, reply{Ignored: "the hook is disabled"})
+	default:
+		h.accept(w, r, p, hook, buf.Bytes())
+	}
+}
+
+// accept decodes an authenticated delivery, has its events stored and answers.
+func (h *Handler) accept(w http.ResponseWriter, r *http.Request, p provider, hook Hook, raw []byte) {
+	d := delivery{header: r.Header, hook: hook}
+	log := h.log().With("hook", hook.ID, "provider", hook.Provider)
+	var err error
+	if d.body, err = payload(r.Header, raw); err == nil {
+		d.found, err = p.decode(d)
+	}
+	switch {
+	case errors.Is(err, errNoRegistry):
+		log.Warn("delivery cannot be mapped", "err", err)
+		answerError(w, http.StatusUnprocessableEntity, err.Error())
+		return
+	case err != nil:
+		log.Warn("delivery cannot be decoded", "err", err)
+		answerError(w, http.StatusBadRequest, err.Error())
+		return
+	case d.ping:
+		answer(w, http.StatusOK, reply{Pong: true})
+		return
+	case len(d.facts) == 0:
+		log.Debug("delivery ignored", "reason", d.ignored)
+		answer(w, http.StatusOK, reply{Ignored: d.ignored})
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
+	defer cancel()
+	ids, err := h.publish(ctx, d, clip(p.id(r.Header), maxName), len(raw))
+	switch {
+	case errors.Is(err, bus.ErrFull):
+		log.Error("event store is full, the delivery is refused", "err", err)
+		unavailable(w, retryFull, "the event store is full")
+	case err != nil:
+		log.Error("event not stored, the delivery is refused", "err", err)
+		unavailable(w, retrySoon, "events cannot be stored now")
+	default:
+		answer(w, http.StatusAccepted, reply{Events: ids})
+	}
+}
+
+// publish stores the events of a delivery and returns their IDs.
+func (h *Handler) publish(ctx context.Context, d delivery, sent string, size int) ([]string, error) {
+	via := event.Delivery{Hook: d.hook.ID, Provider: d.hook.Provider, ID: sent, Received: h.now().UTC(),
+		Header: kept(d.header), Size: size}
+	space, ok := h.packs.Get().(*[packSpace]byte)
+	if !ok {
+		space = new([packSpace]byte)
+	}
+	defer h.packs.Put(space)
+	keep(&via, d, space[:])
+	ids := make([]string, 0, len(d.facts))
+	for i, f := range d.facts {
+		via.Index = i
+		if i > 0 {
+			via.Body, via.Encoding = nil, ""
+		}
+		id, subject, encoded, err := encode(f, via)
+		if err != nil {
+			return nil, err
+		}
+		if err := h.Publish(ctx, subject, encoded); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func (h *Handler) log() *slog.Logger {
+	if h.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return h.Log
+}
+
+func (h *Handler) now() time.Time {
+	if h.Now == nil {
+		return time.Now()
+	}
+	return h.Now()
+}
+
+// A reply is what an authenticated sender is told. Forges show it to the hook's owner.
+type reply struct {
+	Events  []string `json:"events,omitempty"`
+	Ignored string   `json:"ignored,omitempty"`
+	Pong    bool     `json:"pong,omitempty"`
+	Error   string   `json:"error,omitempty"`
+}
+
+func answer(w http.ResponseWriter, status int, v reply) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	_ = e.Encode(v) // strings and booleans
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes()) // a sender that is gone has what it needs: it will come again
+}
+
+func answerError(w http.ResponseWriter, status int, text string) {
+	answer(w, status, reply{Error: text})
+}
+
+func unavailable(w http.ResponseWriter, after time.Duration, text string) {
+	w.Header().Set("Retry-After", strconv.Itoa(int(after/time.Second)))
+	answerError(w, http.StatusServiceUnavailable, text)
+}

@@ -120,10 +120,10 @@ func (s *Scheduler) dispatch(ctx context.Context, e *entry) error {
 		return nil
 	}
 	lease := event.Lease{Attempt: a.N, Worker: a.Worker, Instance: a.Instance}
-	if _, err := s.Store.Leases.Put(ctx, LeaseKey(e.run.ID, a.N), lease); err != nil {
+	if _, err := s.Store.Leases.Put(ctx, event.LeaseKey(e.run.ID, a.N), lease); err != nil {
 		return err
 	}
-	id := LeaseKey(e.run.ID, a.N)
+	id := event.LeaseKey(e.run.ID, a.N)
 	if _, err := s.Bus.Publish(ctx, event.WorkSubject(a.Instance), id, as); err != nil {
 		return err
 	}
@@ -177,7 +177,7 @@ func (s *Scheduler) cleanUp(ctx context.Context, e *entry) error {
 		return err
 	}
 	for _, a := range e.run.Attempts {
-		if err := s.Store.Leases.Delete(ctx, LeaseKey(e.run.ID, a.N)); err != nil {
+		if err := s.Store.Leases.Delete(ctx, event.LeaseKey(e.run.ID, a.N)); err != nil {
 			s.Log.Warn("lease not removed, it will expire", "run", e.run.ID, "attempt", a.N, "err", err)
 		}
 	}

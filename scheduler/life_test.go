@@ -44,7 +44,7 @@ func TestDecidedRunIsAssignedAndItsEndIsStored(t *testing.T) {
 		t.Errorf("stored when the worker has its assignment: %+v, %v, want attempt 1 Started on i1", r, err)
 	}
 	checkSealed(t, w, as)
-	if l, _, err := s.store.Leases.Get(t.Context(), scheduler.LeaseKey("ra", 1)); err != nil || l != (event.Lease{Attempt: 1, Worker: "one", Instance: "i1"}) {
+	if l, _, err := s.store.Leases.Get(t.Context(), event.LeaseKey("ra", 1)); err != nil || l != (event.Lease{Attempt: 1, Worker: "one", Instance: "i1"}) {
 		t.Errorf("lease %+v, %v", l, err)
 	}
 	s.wantFence(t, "ra", 0, registry.ErrFenced)
@@ -159,7 +159,7 @@ func TestAttemptWithoutALeaseIsLost(t *testing.T) {
 	s.wantFence(t, "ra", 1, registry.ErrFenced)
 
 	lease := event.Lease{Attempt: 1, Worker: "one", Instance: "i1"}
-	if _, err := s.store.Leases.Put(t.Context(), scheduler.LeaseKey(first.Run.ID, 1), lease); err != nil {
+	if _, err := s.store.Leases.Put(t.Context(), event.LeaseKey(first.Run.ID, 1), lease); err != nil {
 		t.Fatal(err)
 	}
 	if c := receive(t, "control message", w.controls); c.Run != "ra" || c.Attempt != 1 {

@@ -263,9 +263,6 @@ func (s *Scheduler) watchLeases(ctx context.Context) error {
 	})
 }
 
-// LeaseKey is the key of an attempt's lease.
-func LeaseKey(runID string, attempt int) string { return runID + "." + strconv.Itoa(attempt) }
-
 func splitLease(key string) (runID string, attempt int, ok bool) {
 	runID, rest, _ := strings.Cut(key, ".")
 	attempt, err := strconv.Atoi(rest)

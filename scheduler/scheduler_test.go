@@ -129,7 +129,7 @@ func (s *site) awaitNoLease(t *testing.T, id string, attempt int) {
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
 	gone := true
-	err := s.store.Leases.Watch(ctx, scheduler.LeaseKey(id, attempt), func(e *store.Entry[event.Lease]) bool {
+	err := s.store.Leases.Watch(ctx, event.LeaseKey(id, attempt), func(e *store.Entry[event.Lease]) bool {
 		gone = e == nil && gone || e != nil && e.Gone
 		return !gone
 	})

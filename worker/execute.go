@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -206,7 +205,5 @@ func (a *attempt) finish(ctx context.Context, out outcome) {
 			"run", a.run.ID, "attempt", a.run.Attempt, "err", err)
 	}
 }
-
-func leaseKey(runID string, attempt int) string { return runID + "." + strconv.Itoa(attempt) }
 
 func decode(data []byte, v any) error { return json.Unmarshal(data, v) }

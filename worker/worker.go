@@ -141,7 +141,7 @@ func (w *Worker) take(ctx context.Context, m bus.Message, runs *sync.WaitGroup) 
 		m.Settle(err)
 		return
 	}
-	key := leaseKey(as.Run.ID, as.Run.Attempt)
+	key := event.LeaseKey(as.Run.ID, as.Run.Attempt)
 	actx, cancel := context.WithCancelCause(ctx)
 	w.mu.Lock()
 	_, again := w.attempts[key]
@@ -173,7 +173,7 @@ func (w *Worker) control(data []byte) {
 		return
 	}
 	w.mu.Lock()
-	cancel := w.attempts[leaseKey(c.Run, c.Attempt)]
+	cancel := w.attempts[event.LeaseKey(c.Run, c.Attempt)]
 	w.mu.Unlock()
 	if cancel != nil {
 		cancel(fmt.Errorf("%w %s", errCanceled, c.Reason))
@@ -215,7 +215,7 @@ func (w *Worker) withdraw(ctx context.Context) {
 // keep its lease is aborted, because another one will be started.
 func (w *Worker) keepLease(ctx context.Context, as event.Assignment, abort context.CancelCauseFunc) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	key := leaseKey(as.Run.ID, as.Run.Attempt)
+	key := event.LeaseKey(as.Run.ID, as.Run.Attempt)
 	lease := event.Lease{Attempt: as.Run.Attempt, Worker: w.Name, Instance: w.Instance}
 	done := make(chan struct{})
 	go func() {

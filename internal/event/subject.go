@@ -70,6 +70,9 @@ func LogSubject(runID string, step int) string {
 // LogFilter matches the whole log of a run.
 func LogFilter(runID string) string { return "kiln.log." + runID + ".*" }
 
+// LeaseKey is the key of an attempt's lease, and the identity of its assignment.
+func LeaseKey(runID string, attempt int) string { return runID + "." + strconv.Itoa(attempt) }
+
 // ReportID is the message ID of a report.
 func ReportID(r Report) string {
 	return r.Run + "." + strconv.Itoa(r.Attempt) + "." + strconv.Itoa(r.N)

@@ -264,7 +264,7 @@ func (c *core) tick(now time.Time) {
 func (c *core) assign(now time.Time) {
 	c.queue = slices.DeleteFunc(c.queue, func(id string) bool {
 		e := c.runs[id]
-		m := c.pick(e.run.Spec.Platform)
+		m := c.pick()
 		if m == nil {
 			return false
 		}
@@ -278,10 +278,9 @@ func (c *core) assign(now time.Time) {
 	})
 }
 
-// pick returns the worker with the most free slots, or nil. A worker that names no platforms takes
-// any; one that builds a foreign platform does so without emulation only where no RUN needs it, which
-// the build itself finds out.
-func (c *core) pick(string) *member {
+// pick returns the worker with the most free slots, or nil. It does not look at a run's platform: a
+// worker builds a foreign one too, unless a RUN needs emulation, which the build itself finds out.
+func (c *core) pick() *member {
 	var best *member
 	for _, m := range c.workers {
 		free := m.Parallel - m.busy

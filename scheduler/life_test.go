@@ -114,7 +114,7 @@ func TestNothingIsAssignedBeforeTheFenceIsUp(t *testing.T) {
 	s.decide(t, run.Run{ID: "ra"})
 	s.await(t, "ra", in(run.Started))
 	var as event.Assignment
-	if err := s.bus.Last(t.Context(), bus.StreamWork, event.WorkSubject("i1"), &as); !errors.Is(err, bus.ErrNone) || len(w.assignments) > 0 {
+	if _, err := s.bus.Last(t.Context(), bus.StreamWork, event.WorkSubject("i1"), &as); !errors.Is(err, bus.ErrNone) || len(w.assignments) > 0 {
 		t.Errorf("run %s is assigned (%v) before its fence is up", as.Run.ID, err)
 	}
 	close(g.open)

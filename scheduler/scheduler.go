@@ -23,6 +23,7 @@ import (
 	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/store"
+	"kiln/triggers/decide"
 )
 
 // A Fence keeps older attempts of a run from publishing.
@@ -169,7 +170,7 @@ func (s *Scheduler) onDecision(ctx context.Context) func(bus.Message) {
 			m.Settle(err)
 			return
 		}
-		if d.Kind != event.DecideRun || d.Run == nil {
+		if d.Made.Kind != decide.Run || d.Run == nil {
 			m.Settle(nil)
 			return
 		}

@@ -18,6 +18,7 @@ import (
 	"kiln/internal/secret"
 	"kiln/internal/store"
 	"kiln/scheduler"
+	"kiln/triggers/decide"
 )
 
 // bound is how long anything may take.
@@ -76,7 +77,7 @@ func (s *site) schedule(t *testing.T) (stop func()) {
 // decide stores the decision about a run.
 func (s *site) decide(t *testing.T, r run.Run) {
 	t.Helper()
-	d := event.Decision{Kind: event.DecideRun, Time: time.Now().UTC(), Run: &r}
+	d := event.Decision{Made: decide.Decision{Kind: decide.Run, Time: time.Now().UTC()}, Run: &r}
 	if _, err := s.bus.Create(t.Context(), event.DecisionSubject(event.QuickTask, r.ID), d, 0); err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,7 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/run"
+	"kiln/triggers/decide"
 )
 
 // requestAge is how long the decision about a request is kept; a repeated request finds it until then.
@@ -69,7 +70,7 @@ func (d *Decider) request(ctx context.Context, ev event.Event) error {
 // announceStored repeats the hint for a request that was decided before.
 func (d *Decider) announceStored(ctx context.Context, key string) error {
 	var stored event.Decision
-	if err := d.Bus.Last(ctx, bus.StreamDecisions, event.DecisionSubject(event.QuickTask, key), &stored); err != nil {
+	if _, err := d.Bus.Last(ctx, bus.StreamDecisions, event.DecisionSubject(event.QuickTask, key), &stored); err != nil {
 		return err
 	}
 	if stored.Run == nil {
@@ -84,7 +85,9 @@ func onDemand(ev event.Event, req event.RunRequested, id string, now time.Time) 
 	if req.RerunOf != "" {
 		kind = run.CauseRerun
 	}
-	return event.Decision{Kind: event.DecideRun, Time: now, Run: &run.Run{
+	made := decide.Decision{Kind: decide.Run, Time: now, Class: decide.ClassManual, Lane: decide.ClassManual, Event: ev.ID,
+		Reason: "asked for by " + req.By, Run: id, Request: req.Key, By: req.By, RerunOf: req.RerunOf}
+	return event.Decision{Made: made, Run: &run.Run{
 		ID: id, State: run.Queued, Created: now, Spec: req.Spec,
 		Cause: run.Cause{Kind: kind, Event: ev.ID, Request: req.Key, By: req.By, RerunOf: req.RerunOf},
 	}}

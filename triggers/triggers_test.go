@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"testing"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"kiln/internal/natstest"
 	"kiln/internal/run"
 	"kiln/triggers"
+	"kiln/triggers/decide"
 )
 
 // decider runs a Decider until the returned function is called, which waits for its end.
@@ -113,8 +115,8 @@ func TestRequestMakesARunDue(t *testing.T) {
 	wantOneRun(t, b, "k", id)
 	d := decisions(t, b, "k")[0]
 	want := run.Cause{Kind: run.CauseManual, Event: "ev-k", Request: "k", By: "kim"}
-	if d.Kind != event.DecideRun || d.Run.State != run.Queued || d.Run.Cause != want {
-		t.Errorf("decision %q, run %s because of %+v, want %+v", d.Kind, d.Run.State, d.Run.Cause, want)
+	if d.Made.Kind != decide.Run || d.Run.State != run.Queued || !reflect.DeepEqual(d.Run.Cause, want) {
+		t.Errorf("decision %q, run %s because of %+v, want %+v", d.Made.Kind, d.Run.State, d.Run.Cause, want)
 	}
 	if d.Run.Spec.Context != "context://x" || d.Run.Spec.Platform != "linux/arm64" || d.Run.Created.IsZero() {
 		t.Errorf("run %+v: the request's spec is not in it", d.Run)
@@ -129,7 +131,7 @@ func TestRepetitionNamesTheRepeatedRun(t *testing.T) {
 	request(t, b, 1, event.RunRequested{Key: "k", By: "kim", RerunOf: "r00000000001"})
 	wantOneRun(t, b, "k", next(t, told))
 	want := run.Cause{Kind: run.CauseRerun, Event: "ev-k", Request: "k", By: "kim", RerunOf: "r00000000001"}
-	if got := decisions(t, b, "k")[0].Run.Cause; got != want {
+	if got := decisions(t, b, "k")[0].Run.Cause; !reflect.DeepEqual(got, want) {
 		t.Errorf("cause %+v, want %+v", got, want)
 	}
 }

@@ -137,7 +137,7 @@ func (s *Server) awaitDecision(ctx context.Context, key string, decided <-chan s
 		}
 		now = false
 		var d event.Decision
-		err := s.Bus.Last(ctx, bus.StreamDecisions, event.DecisionSubject(event.QuickTask, key), &d)
+		_, err := s.Bus.Last(ctx, bus.StreamDecisions, event.DecisionSubject(event.QuickTask, key), &d)
 		if err == nil && d.Run != nil {
 			return d, nil
 		}

@@ -251,7 +251,8 @@ func TestCancel(t *testing.T) {
 	s.put(t, run.Run{ID: "r0000000done", State: run.Failed})
 	s.ask(t, http.StatusAccepted, nil, "POST", apiclient.CancelPath("r0000000test"), "")
 	var ev event.Event
-	check(t, s.bus.Last(t.Context(), bus.StreamEvents, event.CancelSubject("r0000000test"), &ev))
+	_, err := s.bus.Last(t.Context(), bus.StreamEvents, event.CancelSubject("r0000000test"), &ev)
+	check(t, err)
 	var wish event.CancelRequested
 	check(t, json.Unmarshal(ev.Data, &wish))
 	if ev.Type != event.TypeCancelRequested || wish.Run != "r0000000test" || wish.By != "admin" {

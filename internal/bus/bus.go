@@ -29,6 +29,7 @@ const (
 	StreamWork      = "WORK"
 	StreamReports   = "REPORTS"
 	StreamLogs      = "LOGS"
+	StreamTimers    = "TIMERS"
 )
 
 // ErrConflict is returned when a guarded publish finds that the subject has moved on.
@@ -90,6 +91,10 @@ func streams() []streamConfig {
 		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamDecisions, Subjects: []string{event.SubjectDecisions}, MaxMsgsPerSubject: 64,
 			AllowDirect: true, AllowMsgTTL: true,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamTimers, Subjects: []string{event.SubjectTimers}, MaxMsgsPerSubject: 1,
+			AllowDirect: true, AllowMsgTTL: true, AllowMsgSchedules: true,
 		}},
 		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamWork, Subjects: []string{event.SubjectWork}, Retention: jetstream.WorkQueuePolicy,
@@ -173,6 +178,24 @@ func (b *Bus) Create(ctx context.Context, subject string, v any, ttl time.Durati
 	return b.publish(ctx, subject, v, opts...)
 }
 
+// Replace stores v as the next message of subject, or returns ErrConflict if the last one is not that of
+// the stream sequence last. Zero means that there is none.
+func (b *Bus) Replace(ctx context.Context, subject string, last uint64, v any) (uint64, error) {
+	return b.publish(ctx, subject, v, jetstream.WithExpectLastSequencePerSubject(last))
+}
+
+// ReplaceAsync is Replace without waiting; the error of the future is to be given to MapError.
+func (b *Bus) ReplaceAsync(subject string, last uint64, v any) (Ack, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return b.js.PublishAsync(subject, data, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithStallWait(30*time.Second))
+}
+
+// MapError returns the error of a future as Publish would have returned it.
+func MapError(err error) error { return mapError(err) }
+
 func (b *Bus) publish(ctx context.Context, subject string, v any, opts ...jetstream.PublishOpt) (uint64, error) {
 	data, encoded := v.(json.RawMessage)
 	if !encoded {
@@ -204,13 +227,29 @@ func (b *Bus) PublishAsync(subject, id string, v any) (Ack, error) {
 	return b.js.PublishAsync(subject, data, opts...)
 }
 
-// Last returns the last message of a subject decoded into v, or ErrNone.
-func (b *Bus) Last(ctx context.Context, stream, subject string, v any) error {
+// Last returns the last message of a subject decoded into v and its stream sequence, or ErrNone.
+func (b *Bus) Last(ctx context.Context, stream, subject string, v any) (uint64, error) {
+	s, err := b.stream(ctx, stream)
+	if err != nil {
+		return 0, err
+	}
+	m, err := s.GetLastMsgForSubject(ctx, subject)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return 0, ErrNone
+	}
+	if err != nil {
+		return 0, err
+	}
+	return m.Sequence, json.Unmarshal(m.Data, v)
+}
+
+// At returns the message with a stream sequence decoded into v, or ErrNone if there is none any more.
+func (b *Bus) At(ctx context.Context, stream string, seq uint64, v any) error {
 	s, err := b.stream(ctx, stream)
 	if err != nil {
 		return err
 	}
-	m, err := s.GetLastMsgForSubject(ctx, subject)
+	m, err := s.GetMsg(ctx, seq)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return ErrNone
 	}
@@ -232,7 +271,7 @@ func (b *Bus) stream(ctx context.Context, name string) (jetstream.Stream, error)
 	return s, nil
 }
 
-// ErrNone is returned by Last when the subject has no message.
+// ErrNone is returned by Last and At when there is no such message.
 var ErrNone = errors.New("no message on the subject")
 
 // API error codes of JetStream that have a meaning here.

@@ -35,10 +35,10 @@ func TestCreateOfATakenSubjectIsAConflict(t *testing.T) {
 		t.Errorf("Create on another subject: %v", err)
 	}
 	var got note
-	if err := b.Last(t.Context(), bus.StreamDecisions, subject, &got); err != nil || got.N != 1 {
+	if _, err := b.Last(t.Context(), bus.StreamDecisions, subject, &got); err != nil || got.N != 1 {
 		t.Errorf("Last = %v, %v, want the first", got, err)
 	}
-	if err := b.Last(t.Context(), bus.StreamDecisions, "kiln.decision.none", &got); !errors.Is(err, bus.ErrNone) {
+	if _, err := b.Last(t.Context(), bus.StreamDecisions, "kiln.decision.none", &got); !errors.Is(err, bus.ErrNone) {
 		t.Errorf("Last of nothing: %v, want ErrNone", err)
 	}
 }
@@ -197,7 +197,7 @@ func TestAcknowledgedMessagesSurviveARestart(t *testing.T) {
 			second := start(t, dir, relaxed)
 			for stream, subject := range subjects {
 				var got note
-				if err := second.bus.Last(t.Context(), stream, subject, &got); err != nil || got.N != 7 {
+				if _, err := second.bus.Last(t.Context(), stream, subject, &got); err != nil || got.N != 7 {
 					t.Errorf("%s: %v, %v after the restart", subject, got, err)
 				}
 			}

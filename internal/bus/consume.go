@@ -23,6 +23,15 @@ type Message struct {
 // Subject returns the message's subject.
 func (m Message) Subject() string { return m.msg.Subject() }
 
+// Sequence returns the message's place in its stream.
+func (m Message) Sequence() (uint64, error) {
+	meta, err := m.msg.Metadata()
+	if err != nil {
+		return 0, err
+	}
+	return meta.Sequence.Stream, nil
+}
+
 // Decode decodes the message's JSON into v; its error wraps ErrPoison.
 func (m Message) Decode(v any) error {
 	if err := json.Unmarshal(m.msg.Data(), v); err != nil {
@@ -55,6 +64,7 @@ type Consumer struct {
 	Stream  string
 	Name    string
 	Filter  string
+	Filters []string      // in place of Filter, if there are several
 	AckWait time.Duration // 0 means 30 s
 	Pending int           // deliveries unsettled at once; 0 means 256
 	Expire  time.Duration // the consumer goes after this long unused; 0 means never
@@ -64,7 +74,7 @@ type Consumer struct {
 // one goroutine, in order, and owns the message: it settles it, now or later.
 func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) error {
 	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
-		Durable: c.Name, FilterSubject: c.Filter, AckPolicy: jetstream.AckExplicitPolicy,
+		Durable: c.Name, FilterSubject: c.Filter, FilterSubjects: c.Filters, AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: orDefault(c.AckWait, 30*time.Second), MaxAckPending: orDefault(c.Pending, 256),
 		MaxDeliver: -1, InactiveThreshold: c.Expire,
 	})

@@ -13,6 +13,10 @@ import (
 const (
 	TypeRunRequested    = "run.requested"     // data: RunRequested
 	TypeCancelRequested = "run.cancel.wanted" // data: CancelRequested
+	TypeRunApproved     = "run.approved"      // data: RunApproved
+	TypeRunQueued       = "run.queued"        // data: RunChanged
+	TypeRunStarted      = "run.started"       // data: RunChanged
+	TypeRunFinished     = "run.finished"      // data: RunChanged
 	TypeImagePushed     = "image.pushed"      // data: Image
 	TypeImageDeleted    = "image.deleted"     // data: Image
 )

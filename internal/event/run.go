@@ -4,14 +4,31 @@ import (
 	"time"
 
 	"kiln/internal/run"
+	"kiln/triggers/decide"
 )
 
-// RunRequested is the data of TypeRunRequested: somebody asks for a run.
+// RunRequested is the data of TypeRunRequested: somebody asks for a run, of a task if TaskUID is set, and
+// of Spec otherwise.
 type RunRequested struct {
 	Key     string   `json:"key"` // idempotency key
 	By      string   `json:"by"`  // principal
 	RerunOf string   `json:"rerunOf,omitempty"`
 	Spec    run.Spec `json:"spec"`
+
+	TaskUID string     `json:"taskUid,omitempty"`
+	Ask     TaskAsk    `json:"ask,omitzero"`
+	Pin     *run.Cause `json:"pin,omitempty"` // of a repetition: the cause of the run that is repeated, whose commit is used again
+}
+
+// A TaskAsk is what is to be different in one run of a task.
+type TaskAsk struct {
+	Commit string            `json:"commit,omitempty"` // instead of the head of the context's ref
+	Set    map[string]string `json:"set,omitempty"`
+	Args   map[string]string `json:"args,omitempty"`
+	File   string            `json:"file,omitempty"` // path of another task file or Dockerfile in the context
+	Target string            `json:"target,omitempty"`
+	NoPush bool              `json:"noPush,omitempty"`
+	Force  bool              `json:"force,omitempty"` // also if the task is disabled
 }
 
 // CancelRequested is the data of TypeCancelRequested.
@@ -20,26 +37,54 @@ type CancelRequested struct {
 	By  string `json:"by"`
 }
 
-// A Decision is what triggers made of an observation. The last message on a track's subject is the
-// track's state.
-type Decision struct {
-	Kind string    `json:"kind"` // run
-	Time time.Time `json:"time"`
-	// Run is the run to execute when Kind is DecideRun; its ID was minted with the decision, so every
-	// delivery of the decision names the same run.
-	Run *run.Run `json:"run,omitempty"`
+// RunApproved is the data of TypeRunApproved.
+type RunApproved struct {
+	Run string `json:"run"`
+	By  string `json:"by"`
 }
 
-// DecideRun is the kind of a decision that makes a run due.
-const DecideRun = "run"
+// A RunChanged is the data of TypeRunQueued, TypeRunStarted and TypeRunFinished: the run's record at that
+// moment, without its steps' details and without secrets.
+type RunChanged struct {
+	Run run.Run `json:"run"`
+}
+
+// A Decision is what triggers made of an observation. The last message on a track's subject holds the
+// track's state; a writer replaces the message that it has read, and no other.
+type Decision struct {
+	Task    string          `json:"task,omitempty"` // name; empty for a quick run
+	TaskUID string          `json:"taskUid,omitempty"`
+	Made    decide.Decision `json:"made"`
+	Seq     uint64          `json:"seq,omitempty"` // of the event in the stream of events
+	State   decide.State    `json:"state"`
+	// Hold is when the track is to be looked at again, because changes are waited for.
+	Hold time.Time `json:"hold,omitzero"`
+	// Run is the run to execute when Made is of kind decide.Run; its ID was minted with the decision, so
+	// every delivery of the decision names the same run.
+	Run *run.Run `json:"run,omitempty"`
+}
 
 // An Assignment tells a worker to execute one attempt of a run.
 type Assignment struct {
 	Run run.Run `json:"run"` // as of the assignment; Attempt is the one to execute
-	// Secrets are the run's secret values, sealed to the worker's key.
+	// Secrets are the run's secret values, a Secrets sealed to the worker's key.
 	Secrets []byte `json:"secrets,omitempty"`
 	// Token authenticates the attempt to the co-located registry, sealed to the worker's key.
 	Token []byte `json:"token,omitempty"`
+}
+
+// Secrets are the secret values of a run, by what they are used for.
+type Secrets struct {
+	Set     map[string]string `json:"set,omitempty"`     // template values
+	Args    map[string]string `json:"args,omitempty"`    // build arguments
+	Context string            `json:"context,omitempty"` // token of the context
+	Logins  map[string]Login  `json:"logins,omitempty"`  // by registry host
+}
+
+// A Login is the user and password for a registry.
+type Login struct {
+	User     string `json:"user"`
+	Password string `json:"password"`
 }
 
 // A Report is what a worker says about an attempt. Reports of an attempt are numbered from 1.

@@ -13,6 +13,7 @@ const (
 	SubjectWork      = "kiln.work.*"
 	SubjectReports   = "kiln.report.*"
 	SubjectLogs      = "kiln.log.*.*"
+	SubjectTimers    = "kiln.timer.>"
 )
 
 // QuickTask stands for the task UID on the subjects of runs that belong to no task.
@@ -37,6 +38,21 @@ func CancelSubject(runID string) string { return "kiln.event.run.cancel." + runI
 // CancelFilter matches every wish to cancel.
 const CancelFilter = "kiln.event.run.cancel.*"
 
+// ApproveSubject is where the approval of a run is published.
+func ApproveSubject(runID string) string { return "kiln.event.run.approved." + runID }
+
+// ApproveFilter matches every approval.
+const ApproveFilter = "kiln.event.run.approved.*"
+
+// RunSubject is where a change of a run is published: of TypeRunQueued, TypeRunStarted, TypeRunFinished.
+func RunSubject(typ, runID string) string { return "kiln.event." + typ + "." + runID }
+
+// FinishedFilter matches every end of a run.
+const FinishedFilter = "kiln.event.run.finished.*"
+
+// ImageFilter matches every event of an image in the co-located registry.
+const ImageFilter = "kiln.event.image.>"
+
 // ImageSubject is where an image event of a repository is published.
 func ImageSubject(typ, repository string) string {
 	return "kiln.event." + typ + "." + Hash(repository)
@@ -46,6 +62,29 @@ func ImageSubject(typ, repository string) string {
 func DecisionSubject(taskUID, track string) string {
 	return "kiln.decision." + taskUID + "." + Hash(track)
 }
+
+// DecisionFilter matches every decision about a task.
+func DecisionFilter(taskUID string) string { return "kiln.decision." + taskUID + ".*" }
+
+// NoteSubject is where decisions about a task are noted that change no track's state.
+func NoteSubject(taskUID string) string { return "kiln.decision." + taskUID + ".notes" }
+
+// AlarmSubject is where the clock puts its message that a track is to be looked at: a timer is due, or a
+// quiet window has passed.
+func AlarmSubject(taskUID, track string) string {
+	return "kiln.timer.fired." + taskUID + "." + Hash(track)
+}
+
+// AlarmFilter matches every alarm that went off.
+const AlarmFilter = "kiln.timer.fired.>"
+
+// ScheduleSubject is where the next alarm of a track is set.
+func ScheduleSubject(taskUID, track string) string {
+	return "kiln.timer.schedule." + taskUID + "." + Hash(track)
+}
+
+// ScheduleFilter matches every alarm that is set.
+const ScheduleFilter = "kiln.timer.schedule.>"
 
 // DecidedSubject carries a plain NATS hint, after the decision of a request is stored: its run ID.
 func DecidedSubject(key string) string { return "kiln.decided." + Hash(key) }

@@ -8,14 +8,19 @@ import "time"
 
 // A Run is the record of one execution. Times are UTC; a zero time means "not yet".
 type Run struct {
-	ID       string    `json:"id"`
-	Task     string    `json:"task,omitempty"`    // name of the task resource; empty for a quick run
-	TaskUID  string    `json:"taskUid,omitempty"` // identity of the task resource
-	State    State     `json:"status"`
-	Reason   string    `json:"reason,omitempty"` // why it waits, or why it ended as it did; one sentence
-	Cause    Cause     `json:"cause"`
-	Attempt  int       `json:"attempt"` // number of the current or last attempt; 0 before the first
-	Attempts []Attempt `json:"attempts,omitempty"`
+	ID      string `json:"id"`
+	Task    string `json:"task,omitempty"`    // name of the task resource; empty for a quick run
+	TaskUID string `json:"taskUid,omitempty"` // identity of the task resource
+	State   State  `json:"status"`
+	Reason  string `json:"reason,omitempty"` // why it waits, or why it ended as it did; one sentence
+	Cause   Cause  `json:"cause"`
+	// Lane is the queue that the run waits in: a decide.Class. Empty is the lane of requests.
+	Lane string `json:"lane,omitempty"`
+	// NeedsApproval says that the run waits until somebody approves it; ApprovedBy is who did.
+	NeedsApproval bool      `json:"needsApproval,omitempty"`
+	ApprovedBy    string    `json:"approvedBy,omitempty"`
+	Attempt       int       `json:"attempt"` // number of the current or last attempt; 0 before the first
+	Attempts      []Attempt `json:"attempts,omitempty"`
 	// CancelBy is the principal who asked for cancellation; empty when nobody has.
 	CancelBy string    `json:"cancelBy,omitempty"`
 	Created  time.Time `json:"created"`
@@ -29,19 +34,45 @@ type Run struct {
 	LogEnd uint64 `json:"logEnd,omitempty"`
 }
 
-// A Cause says why a run exists.
+// A Cause says why a run exists. The decision that made it due says more; see event.DecisionSubject, which
+// Task and Track of the run lead to.
 type Cause struct {
-	Kind    string `json:"kind"`              // CauseManual, CauseRerun
+	Kind    string `json:"kind"`              // CauseManual ...
+	Reason  string `json:"reason,omitempty"`  // one sentence
 	Event   string `json:"event,omitempty"`   // ID of the event that was decided
+	Seq     uint64 `json:"seq,omitempty"`     // of that event in the stream of events
 	Request string `json:"request,omitempty"` // idempotency key of the request
-	By      string `json:"by,omitempty"`      // principal
+	By      string `json:"by,omitempty"`      // principal, or who pushed
 	RerunOf string `json:"rerunOf,omitempty"` // run that is repeated
+
+	Track   string `json:"track,omitempty"`   // key of the task's track
+	Trigger string `json:"trigger,omitempty"` // name of the task's trigger
+	// Of a task with a source: what is built.
+	Repository  string `json:"repository,omitempty"` // URL
+	Ref         string `json:"ref,omitempty"`        // branch or tag, or refs/pull/12/head
+	Commit      string `json:"commit,omitempty"`
+	PullRequest int    `json:"pullRequest,omitempty"`
+	Author      string `json:"author,omitempty"` // login of who opened the pull request, as provider:login
+	// Moved are the base images that made the run due.
+	Moved      []Move    `json:"moved,omitempty"`
+	Occurrence time.Time `json:"occurrence,omitzero"` // of a timer
+}
+
+// A Move is a base image that has changed.
+type Move struct {
+	Ref  string `json:"ref"` // canonical name
+	From string `json:"from,omitempty"`
+	To   string `json:"to"`
 }
 
 // Kinds of a Cause.
 const (
-	CauseManual = "manual" // somebody asked for it
-	CauseRerun  = "rerun"  // somebody asked for it again
+	CauseManual = "manual"       // somebody asked for it
+	CauseRerun  = "rerun"        // somebody asked for it again
+	CauseCommit = "commit"       // the source moved
+	CausePull   = "pull-request" // a pull request was opened or updated
+	CauseBase   = "base-image"   // a base image moved
+	CauseTimer  = "timer"
 )
 
 // An Attempt is one try of a run by one worker.
@@ -59,14 +90,47 @@ type Attempt struct {
 
 // A Spec is what a run executes: one build, or a task file.
 type Spec struct {
-	// Context is the source: "context://<digest>" for an uploaded directory, empty for none.
-	Context  string        `json:"context,omitempty"`
+	// Context is the source: "context://<digest>" for an uploaded directory, URL#COMMIT:SUBDIR for one of a
+	// git repository, oci://REFERENCE, the URL of a tarball, empty for none.
+	Context string `json:"context,omitempty"`
+	// Ref is the ref of the repository that the commit of Context was found under, in full; a commit that
+	// the server does not give out by itself is fetched with it.
+	Ref      string        `json:"ref,omitempty"`
 	Build    *BuildSpec    `json:"build,omitempty"`
 	TaskFile *TaskFileSpec `json:"taskFile,omitempty"`
 	Platform string        `json:"platform,omitempty"`
 	Timeout  time.Duration `json:"timeout,omitempty"` // of the whole run, nanoseconds; 0 means the default
 	// Secrets holds sealed secret values (see package secret); never clear text.
 	Secrets []byte `json:"secrets,omitempty"`
+	// Refs name secrets of the store, which are resolved when the run is given to a worker.
+	Refs *SecretRefs `json:"secretRefs,omitempty"`
+	// Pins are the digests of base images, by canonical name, that the run is to use.
+	Pins map[string]string `json:"pins,omitempty"`
+	Pool string            `json:"pool,omitempty"` // of workers; empty means the default one
+	// CPU and Memory limit each step: cores and bytes; zero means what the worker gives.
+	CPU    float64 `json:"cpu,omitempty"`
+	Memory int64   `json:"memory,omitempty"`
+	// Restricted runs, of strangers' pull requests, get no secrets, do not push and have caches of their own.
+	Restricted bool `json:"restricted,omitempty"`
+	// Concurrency is how many runs of the task may be executed at once; 0 means any number.
+	Concurrency int `json:"concurrency,omitempty"`
+}
+
+// SecretRefs are names of secrets, by what they are used for.
+type SecretRefs struct {
+	Context string            `json:"context,omitempty"` // token of the context
+	Set     map[string]string `json:"set,omitempty"`     // template value to secret
+	Args    map[string]string `json:"args,omitempty"`    // build argument to secret
+	Logins  []Login           `json:"logins,omitempty"`
+}
+
+// A Login is how a run signs in to a registry.
+type Login struct {
+	Server         string `json:"server"` // host[:port]
+	Username       string `json:"username,omitempty"`
+	UsernameSecret string `json:"usernameSecret,omitempty"` // excludes Username
+	PasswordSecret string `json:"passwordSecret,omitempty"`
+	TokenSecret    string `json:"tokenSecret,omitempty"` // identity token, in place of the others
 }
 
 // A BuildSpec is the request of `kiln build`.
@@ -84,11 +148,14 @@ type BuildSpec struct {
 
 // A TaskFileSpec is the request of `kiln run`.
 type TaskFileSpec struct {
-	Name       string   `json:"name"`    // for messages
-	Content    []byte   `json:"content"` // as the author wrote it
-	ValuesName string   `json:"valuesName,omitempty"`
-	Values     []byte   `json:"values,omitempty"` // YAML of the values file
-	Set        []string `json:"set,omitempty"`    // K=V
+	Name       string `json:"name"`              // for messages; with FromContext the path in the context
+	Content    []byte `json:"content,omitempty"` // as the author wrote it
+	ValuesName string `json:"valuesName,omitempty"`
+	Values     []byte `json:"values,omitempty"` // YAML of the values file
+	// FromContext says that Name and ValuesName are paths in the context, which the worker reads; Content
+	// and Values are empty then.
+	FromContext bool     `json:"fromContext,omitempty"`
+	Set         []string `json:"set,omitempty"` // K=V
 }
 
 // A Step is the record of one step of a run.

@@ -99,6 +99,12 @@ type Built struct {
 	Digest string     `json:"digest"` // of the manifest or index
 	Ref    string     `json:"ref"`    // Staging@Digest
 	Bases  []run.Base `json:"bases,omitempty"`
+	// Tagged are the references among those of Bases that were given by tag, so that another build may
+	// find other images there.
+	Tagged []string `json:"tagged,omitempty"`
+	// Closed says that the build was made from its context, the run's own images and Bases, and from
+	// nothing else: what was fetched by URL or made by another frontend is not known by its content.
+	Closed bool `json:"closed,omitempty"`
 }
 
 // A Container is one execution of a cmd step.

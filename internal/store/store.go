@@ -16,6 +16,7 @@ import (
 
 	"kiln/internal/event"
 	"kiln/internal/run"
+	"kiln/internal/task"
 )
 
 // ErrConflict is returned when a record has changed since it was read, or exists when it is created.
@@ -30,8 +31,14 @@ const BucketRuns = "runs"
 // A Store is kiln's state. It is safe for concurrent use.
 type Store struct {
 	Runs    Bucket[run.Run]
-	Leases  Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
-	Workers Bucket[event.Worker] // by instance; a key expires LeaseTTL after its last write
+	Tasks   Bucket[task.Task]          // by TaskKey
+	Secrets Bucket[event.Secret]       // by event.Hash of the name
+	Hooks   Bucket[event.Hook]         // by ID
+	Images  Bucket[event.TrackedImage] // by event.Hash of the canonical name
+	Links   Bucket[event.Links]        // by task UID
+	Trusted Bucket[string]             // who is trusted, by event.Hash of repository and author: who said so
+	Leases  Bucket[event.Lease]        // by run ID; a key expires LeaseTTL after its last write
+	Workers Bucket[event.Worker]       // by instance; a key expires LeaseTTL after its last write
 }
 
 // Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
@@ -40,6 +47,12 @@ func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (
 	var s Store
 	err := errors.Join(
 		s.Runs.open(ctx, js, jetstream.KeyValueConfig{Bucket: BucketRuns}),
+		s.Tasks.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tasks", History: 8}),
+		s.Secrets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "secrets"}),
+		s.Hooks.open(ctx, js, jetstream.KeyValueConfig{Bucket: "hooks"}),
+		s.Images.open(ctx, js, jetstream.KeyValueConfig{Bucket: "images"}),
+		s.Links.open(ctx, js, jetstream.KeyValueConfig{Bucket: "links"}),
+		s.Trusted.open(ctx, js, jetstream.KeyValueConfig{Bucket: "trusted"}),
 		s.Leases.open(ctx, js, expiring("leases", leaseTTL)),
 		s.Workers.open(ctx, js, expiring("workers", leaseTTL)),
 	)
@@ -49,6 +62,9 @@ func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (
 func expiring(name string, ttl time.Duration) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{Bucket: name, TTL: ttl, LimitMarkerTTL: ttl, Storage: jetstream.MemoryStorage}
 }
+
+// TaskKey is the key of the task with a name. Two names that differ in case only are the same.
+func TaskKey(name string) string { return event.Hash(task.NameKey(name)) }
 
 // A Bucket holds records of one type by key. Keys are IDs or hashes, never a user's text.
 type Bucket[T any] struct {

@@ -12,16 +12,18 @@ import (
 // Inputs are what a run is pinned to, and what was asked for in it alone.
 type Inputs struct {
 	Commit string // of a git context; required there
-	// File and Values are the contents of the task file and values file at that commit, for a step that is
-	// a file of the context.
-	File, Values []byte
-	Set          map[string]string // in addition to the task's, and before it
-	Args         map[string]string // of a build, in the same way
-	NoPush       bool
+	Ref    string // in full, that the commit was found under
+	Pins   map[string]string
+	Set    map[string]string // in addition to the task's, and before it
+	Args   map[string]string // of a build, in the same way
+	File   string            // in place of the task's file or Dockerfile
+	Target string            // in place of the build's
+	NoPush bool
+	// Restricted runs are given no secrets but the one for the context.
+	Restricted bool
 }
 
-// Spec returns what a run of the task executes. Secrets are not part of it: the run's are those that
-// [Task.Secrets] names.
+// Spec returns what a run of the task executes. It names secrets and holds none.
 func (t *Task) Spec(in Inputs) (run.Spec, error) {
 	c, err := ParseContext(t.Context)
 	if err != nil {
@@ -33,22 +35,25 @@ func (t *Task) Spec(in Inputs) (run.Spec, error) {
 		}
 		c.Ref = in.Commit
 	}
-	s := run.Spec{Context: c.String(), Platform: t.Platform, Timeout: time.Duration(t.Timeout)}
+	s := run.Spec{Context: c.String(), Ref: in.Ref, Platform: t.Platform, Timeout: time.Duration(t.Timeout),
+		Refs: t.secretRefs(in.Restricted), Pins: in.Pins, Pool: t.Pool, CPU: t.CPU, Memory: int64(t.Memory),
+		Restricted: in.Restricted, Concurrency: t.Concurrency}
 	switch {
 	case t.Step.Build != nil:
 		b := t.Step.Build
 		s.Build = &run.BuildSpec{Dockerfile: b.Dockerfile, Images: b.Images, BuildArgs: pairs(b.Args, in.Args),
 			Target: b.Target, NoPush: b.NoPush || in.NoPush, NoCache: b.NoCache}
-	case t.Step.File != nil:
-		if in.File == nil {
-			return run.Spec{}, fmt.Errorf("task %q: %s was not read from the context", t.Name, t.Step.File.Path)
+		if in.File != "" {
+			s.Build.Dockerfile = in.File
 		}
-		s.TaskFile = &run.TaskFileSpec{Name: t.Step.File.Path, Content: in.File, Set: pairs(t.Set, in.Set)}
-		if t.Step.File.Values != "" {
-			if in.Values == nil {
-				return run.Spec{}, fmt.Errorf("task %q: %s was not read from the context", t.Name, t.Step.File.Values)
-			}
-			s.TaskFile.ValuesName, s.TaskFile.Values = t.Step.File.Values, in.Values
+		if in.Target != "" {
+			s.Build.Target = in.Target
+		}
+	case t.Step.File != nil:
+		f := t.Step.File
+		s.TaskFile = &run.TaskFileSpec{Name: f.Path, ValuesName: f.Values, Set: pairs(t.Set, in.Set), FromContext: true}
+		if in.File != "" {
+			s.TaskFile.Name = in.File
 		}
 	case t.Step.Inline != nil:
 		s.TaskFile = &run.TaskFileSpec{Name: t.Name + ".yaml", Content: []byte(t.Step.Inline.Task), Set: pairs(t.Set, in.Set)}
@@ -59,6 +64,24 @@ func (t *Task) Spec(in Inputs) (run.Spec, error) {
 		return run.Spec{}, fmt.Errorf("task %q has no step", t.Name)
 	}
 	return s, nil
+}
+
+// secretRefs returns the names of the secrets that a run needs, nil if it needs none.
+func (t *Task) secretRefs(restricted bool) *run.SecretRefs {
+	refs := run.SecretRefs{Context: t.ContextSecret}
+	if !restricted {
+		refs.Set = t.SetSecret
+		if t.Step.Build != nil {
+			refs.Args = t.Step.Build.SecretArgs
+		}
+		for _, c := range t.Credentials {
+			refs.Logins = append(refs.Logins, run.Login(c))
+		}
+	}
+	if refs.Context == "" && len(refs.Set) == 0 && len(refs.Args) == 0 && len(refs.Logins) == 0 {
+		return nil
+	}
+	return &refs
 }
 
 // pairs returns values as K=V, sorted; those of later maps count.

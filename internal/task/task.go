@@ -50,7 +50,9 @@ type Task struct {
 	CPU    float64 `json:"cpu,omitempty"`
 	Memory Bytes   `json:"memory,omitempty"`
 	// Pool is the pool of workers; empty means the default one.
-	Pool        string       `json:"pool,omitempty"`
+	Pool string `json:"pool,omitempty"`
+	// Concurrency is how many runs of the task may be executed at once; 0 means any number.
+	Concurrency int          `json:"concurrency,omitempty"`
 	Credentials []Credential `json:"credentials,omitempty"`
 	Triggers    Triggers     `json:"triggers"`
 	Created     time.Time    `json:"created,omitzero" yaml:"-"`

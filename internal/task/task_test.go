@@ -366,7 +366,10 @@ func TestSpecIsPinned(t *testing.T) {
 	got, err := tasks[0].Spec(task.Inputs{Commit: commit, Args: map[string]string{"GO": "1.27"}, NoPush: true})
 	want := run.Spec{Context: "https://git.example/team/web.git#" + commit + ":app", Platform: "linux/amd64", Timeout: 30 * time.Minute,
 		Build: &run.BuildSpec{Dockerfile: "Dockerfile", Images: []string{"web:{{.Run.ID}}", "web:latest"},
-			BuildArgs: []string{"DEBUG=true", "GO=1.27"}, Target: "prod", NoPush: true}}
+			BuildArgs: []string{"DEBUG=true", "GO=1.27"}, Target: "prod", NoPush: true},
+		Refs: &run.SecretRefs{Context: "git-token", Args: map[string]string{"TOKEN": "npm"}, Logins: []run.Login{
+			{Server: "ghcr.io", TokenSecret: "gh"}, {Server: "registry.example", Username: "bob", PasswordSecret: "registry"}}},
+		Pool: "big", CPU: 1.5, Memory: 2 << 30}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("Spec: %v (-want +got):\n%s", err, diff)
 	}
@@ -381,8 +384,9 @@ func TestSpecIsPinned(t *testing.T) {
 		t.Errorf("Secrets = %v", got)
 	}
 	file := decode(t, "apiVersion: kiln/v1\nkind: Task\nname: f\ncontext: https://x.example/r.git#:ci\nstep: {file: {path: kiln.yaml}}\n")[0]
-	if _, err := file.Spec(task.Inputs{Commit: commit}); err == nil || !strings.Contains(err.Error(), "kiln.yaml was not read") {
-		t.Errorf("Spec without the file: %v", err)
+	got, err = file.Spec(task.Inputs{Commit: commit, Ref: "refs/heads/main"})
+	if err != nil || got.Ref != "refs/heads/main" || got.TaskFile.Name != "kiln.yaml" || !got.TaskFile.FromContext {
+		t.Errorf("Spec of a file of the context = %+v, %v", got, err)
 	}
 	if p, err := file.FilePath("kiln.yaml"); err != nil || p != "ci/kiln.yaml" {
 		t.Errorf("FilePath = %q, %v", p, err)

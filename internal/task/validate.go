@@ -54,6 +54,9 @@ func (t *Task) Validate() error {
 	if !(t.CPU >= 0 && t.CPU <= maxCPU) {
 		v.errorf("cpu", "%v is not from 0 to %d", t.CPU, maxCPU)
 	}
+	if t.Concurrency < 0 {
+		v.errorf("concurrency", "%d is negative; 0 means any number", t.Concurrency)
+	}
 	if t.Memory != 0 && t.Memory < minMemory {
 		v.errorf("memory", "%s is less than %s", t.Memory, minMemory)
 	}

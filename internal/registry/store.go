@@ -152,7 +152,8 @@ func (s *Store) shutdown() error {
 		errs = append(errs, s.write.stop())
 	}
 	if s.lock != nil {
-		errs = append(errs, s.lock.Close())
+		// A program that is just being started holds a copy of the descriptor, and with it the lock.
+		errs = append(errs, syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN), s.lock.Close())
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close registry %s: %w", s.dir, err)

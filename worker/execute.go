@@ -25,9 +25,12 @@ type attempt struct {
 	logs    *logs
 	reports *reporter
 	images  *images
-	token   string // for the co-located registry
-	secrets map[string]string
-	wrote   atomic.Bool // a cmd step was started
+	config  solve.SessionConfig
+	// identity is that of the source's content, empty if it is not known.
+	identity string
+	token    string // for the co-located registry
+	secrets  map[string]string
+	wrote    atomic.Bool // a cmd step was started
 }
 
 // outcome is how an attempt ended.
@@ -85,7 +88,8 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	}
 	a.images = newImages(a.w, a.run)
 	a.reports.begin(a.steps())
-	a.session = a.w.Solver.Open(a.sessionConfig(src))
+	a.config, a.identity = a.sessionConfig(src), identityOf(src)
+	a.session = a.w.Solver.Open(a.config)
 	err = a.guarded(ctx, src)
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
@@ -121,6 +125,17 @@ func (a *attempt) source(ctx context.Context) (Source, error) {
 		return nil, fmt.Errorf("source: %w", err)
 	}
 	return src, nil
+}
+
+// identityOf names the content of a source, if that has a name. No source is one content, too.
+func identityOf(src Source) string {
+	if src == nil {
+		return "none"
+	}
+	if s, ok := src.(Identified); ok {
+		return s.Identity()
+	}
+	return ""
 }
 
 // credentials returns the user and password for a registry, empty for anonymous.

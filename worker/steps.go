@@ -42,7 +42,7 @@ func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 	if err != nil {
 		return &stepFailure{s.ID, err}
 	}
-	built, err := a.session.Build(ctx, b, a.logs.sink(s.ID))
+	built, err := a.solve(ctx, b)
 	if err != nil {
 		return err
 	}

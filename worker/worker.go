@@ -49,6 +49,8 @@ type Worker struct {
 	Store     *store.Store
 	Solver    solve.Solver
 	Publisher Publisher
+	// Resolver looks up what earlier builds have used and staged. Without one every build is solved.
+	Resolver Resolver
 	// Open returns the source that a run's context names.
 	Open func(ctx context.Context, ref string) (Source, error)
 
@@ -71,6 +73,7 @@ type Worker struct {
 	mu       sync.Mutex
 	attempts map[string]context.CancelCauseFunc // by lease key
 	token    openedToken
+	builds   builds
 }
 
 // An openedToken remembers the last token that was opened: it is the same for many runs.

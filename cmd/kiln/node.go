@@ -338,14 +338,24 @@ func (n *node) worker(buildkit string) (*worker.Worker, error) {
 	opener := &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}
 	return &worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
-		Publisher: n.registry,
+		Publisher: n.registry, Resolver: n.registry,
 		Open: func(ctx context.Context, ref string) (worker.Source, error) {
-			return opener.Open(ctx, ref)
+			s, err := opener.Open(ctx, ref)
+			if err != nil {
+				return nil, err
+			}
+			return uploaded{s}, nil
 		},
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, BuildKit: buildkit,
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
 	}, nil
 }
+
+// An uploaded source is known by the hash of its tree.
+type uploaded struct{ *source.Source }
+
+// Identity implements worker.Identified.
+func (u uploaded) Identity() string { return "context:" + u.ID() }
 
 // relay publishes the registry's events.
 func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {

@@ -142,7 +142,7 @@ func (l *lab) kilnFollowers(ctx context.Context, k *kilnServer) (build, cmd foll
 		return nil, nil, err
 	}
 	warm := &side{name: "kiln", store: k.store, context: dir, digests: map[string]bool{}}
-	warm.command = l.kilnCommand(k, dir)
+	warm.command = l.kilnCommand(k, warm)
 	spec, err := l.specOf(ctx, k, warm) // uploads the context
 	if err != nil {
 		return nil, nil, err

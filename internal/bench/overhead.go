@@ -21,6 +21,7 @@ const (
 // until the solve reaches the daemon, and from the daemon's answer to the solve until the client reads
 // that the run has succeeded. A proxy before a stock daemon notes when the solve passes; both ends are
 // read at the client, on a connection that is open, so the HTTP server and the loopback are included.
+// Each run has a build argument of its own, which nothing uses, so that there is a solve.
 func overhead(ctx context.Context, l *lab) (results []result, err error) {
 	address, err := l.startBuildkitd(ctx)
 	if err != nil {
@@ -48,6 +49,7 @@ func overhead(ctx context.Context, l *lab) (results []result, err error) {
 	client := k.client()
 	for round := range warmUp + 2*l.n {
 		p.take()
+		spec.Build.BuildArgs = []string{unusedArgument()}
 		t, err := timeRun(ctx, client, spec)
 		if err != nil {
 			return nil, err

@@ -44,6 +44,7 @@ func trace(ctx context.Context, l *lab) (results []result, err error) {
 	if err != nil {
 		return nil, err
 	}
+	kiln.vary = true
 	kiln.command = through(api, k, kiln.command)
 	peer, err := l.buildctlSide(ctx, "buildctl", "unix://"+filepath.Join(l.dir, "proxy.sock"), k.store)
 	if err != nil {

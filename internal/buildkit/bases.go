@@ -3,19 +3,26 @@ package buildkit
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
 
 	"github.com/distribution/reference"
+	"github.com/moby/buildkit/client"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
 
 	"kiln/internal/run"
+	"kiln/internal/solve"
 )
 
-const imageScheme = "docker-image://"
+const (
+	imageScheme = "docker-image://"
+	localScheme = "local://"
+)
 
 // A baseRecorder sees every source of a build before it is used, and notes the images. The daemon
 // asks twice for each: as the Dockerfile names it, and with the digest that it resolved to, whether
@@ -23,12 +30,14 @@ const imageScheme = "docker-image://"
 type baseRecorder struct {
 	own map[string]bool // references of the run's own images
 
-	mu    sync.Mutex
-	bases map[run.Base]bool
+	mu     sync.Mutex
+	bases  map[run.Base]bool
+	tagged map[string]bool // references that the Dockerfile gives without a digest
+	more   bool            // there were other sources than images and what the session sends
 }
 
 func newBaseRecorder(images map[string]string) *baseRecorder {
-	r := &baseRecorder{own: map[string]bool{}, bases: map[run.Base]bool{}}
+	r := &baseRecorder{own: map[string]bool{}, bases: map[run.Base]bool{}, tagged: map[string]bool{}}
 	for _, ref := range images {
 		r.own[ref] = true
 	}
@@ -36,8 +45,20 @@ func newBaseRecorder(images map[string]string) *baseRecorder {
 }
 
 func (r *baseRecorder) check(_ context.Context, req *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
-	if image, ok := strings.CutPrefix(req.GetSource().GetSource().GetIdentifier(), imageScheme); ok && !r.own[image] {
+	source := req.GetSource().GetSource()
+	image, ok := strings.CutPrefix(source.GetIdentifier(), imageScheme)
+	switch {
+	case ok && !r.own[image]:
 		r.add(image)
+		// A frontend is a program that may read what it likes.
+		ok = source.GetAttrs()[pb.AttrImageRecordType] != string(client.UsageRecordTypeFrontend)
+	case !ok:
+		ok = strings.HasPrefix(source.GetIdentifier(), localScheme)
+	}
+	if !ok {
+		r.mu.Lock()
+		r.more = true
+		r.mu.Unlock()
 	}
 	return &policysession.DecisionResponse{Action: spb.PolicyAction_ALLOW}, nil, nil
 }
@@ -49,6 +70,9 @@ func (r *baseRecorder) add(image string) {
 	}
 	digested, ok := named.(reference.Digested)
 	if !ok {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.tagged[reference.TagNameOnly(named).String()] = true
 		return
 	}
 	base := run.Base{Ref: named.Name(), Digest: digested.Digest().String()}
@@ -60,16 +84,12 @@ func (r *baseRecorder) add(image string) {
 	r.bases[base] = true
 }
 
-// list returns the images seen so far, sorted.
-func (r *baseRecorder) list() []run.Base {
+// fill tells what the build was made from: the images seen so far, sorted, and whether that is all.
+func (r *baseRecorder) fill(b *solve.Built) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make([]run.Base, 0, len(r.bases))
-	for b := range r.bases {
-		out = append(out, b)
-	}
-	slices.SortFunc(out, func(a, b run.Base) int {
+	b.Bases = slices.SortedFunc(maps.Keys(r.bases), func(a, b run.Base) int {
 		return cmp.Or(cmp.Compare(a.Ref, b.Ref), cmp.Compare(a.Digest, b.Digest))
 	})
-	return out
+	b.Tagged, b.Closed = slices.Sorted(maps.Keys(r.tagged)), !r.more
 }

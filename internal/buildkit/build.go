@@ -86,7 +86,9 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 	if digest == "" {
 		return solve.Built{}, fmt.Errorf("step %s: the build daemon did not tell the digest of what it pushed to %s", b.Step, b.Staging)
 	}
-	return solve.Built{Digest: digest, Ref: b.Staging + "@" + digest, Bases: bases.list()}, nil
+	built := solve.Built{Digest: digest, Ref: b.Staging + "@" + digest}
+	bases.fill(&built)
+	return built, nil
 }
 
 // redacted masks credentials in what the daemon tells about vertices. Output is the user's own.

@@ -177,6 +177,9 @@ func testBuildBases(t *testing.T, e *env) {
 		if diff := cmp.Diff(want, built.Bases); diff != "" {
 			t.Error(diff)
 		}
+		if diff := cmp.Diff([]string{e.base}, built.Tagged); diff != "" || !built.Closed {
+			t.Errorf("closed is %t, tagged: %s", built.Closed, diff)
+		}
 	}
 }
 

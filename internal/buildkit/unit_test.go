@@ -9,8 +9,13 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/solver/pb"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
+
+	"kiln/internal/solve"
 )
 
 func TestRedactor(t *testing.T) {
@@ -149,5 +154,35 @@ func TestLazyKeepsNoFailure(t *testing.T) {
 	}
 	if v, err := l.get(t.Context(), fail); v != 1 || err != nil {
 		t.Errorf("get = %d, %v", v, err)
+	}
+}
+
+func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
+	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	for _, c := range []struct {
+		source *pb.SourceOp
+		closed bool
+		tagged int
+	}{
+		{&pb.SourceOp{Identifier: "local://context"}, true, 0},
+		{&pb.SourceOp{Identifier: "docker-image://docker.io/library/node:22"}, true, 1},
+		{&pb.SourceOp{Identifier: "docker-image://docker.io/library/node:22" + digest}, true, 0},
+		{&pb.SourceOp{Identifier: "docker-image://host/own" + digest}, true, 0},
+		{&pb.SourceOp{Identifier: "docker-image://docker.io/docker/dockerfile:1" + digest, Attrs: map[string]string{"image.recordtype": "frontend"}}, false, 0},
+		{&pb.SourceOp{Identifier: "docker-image+blob://host/x" + digest}, false, 0},
+		{&pb.SourceOp{Identifier: "oci-layout://host/x" + digest}, false, 0},
+		{&pb.SourceOp{Identifier: "https://example.com/x"}, false, 0},
+		{&pb.SourceOp{Identifier: "git://example.com/x.git"}, false, 0},
+		{nil, false, 0},
+	} {
+		r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest})
+		req := &policysession.CheckPolicyRequest{Source: &gatewaypb.ResolveSourceMetaResponse{Source: c.source}}
+		if _, _, err := r.check(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+		var got solve.Built
+		if r.fill(&got); got.Closed != c.closed || len(got.Tagged) != c.tagged {
+			t.Errorf("%v: closed is %t with %q by tag, want %t with %d", c.source, got.Closed, got.Tagged, c.closed, c.tagged)
+		}
 	}
 }

@@ -3,7 +3,6 @@ package taskspec
 import (
 	"maps"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	"gopkg.in/yaml.v3"
@@ -50,16 +49,13 @@ func (a *aliases) lookup(name string) (string, bool) {
 	return v, ok
 }
 
-// image returns the image that the first word of a cmd stands for.
+// image returns what the first word of a cmd stands for. That may be any alias: the value of a run
+// variable's is the text of a template, which is not executed any more.
 func (a *aliases) image(word string) (string, bool) {
 	if a == nil {
 		return "", false
 	}
-	if v, ok := a.own[word]; ok {
-		return v, true
-	}
-	v, ok := a.images[word]
-	return v, ok
+	return a.lookup(word)
 }
 
 // expandAliases cuts the alias block out of the document and replaces aliases in the rest, if the
@@ -72,12 +68,9 @@ func (p *parser) expandAliases() {
 	if p.aliases.images == nil {
 		p.aliases.images = DefaultImageAliases
 	}
-	if start, end, ok := findAliasBlock(p.doc.s); ok {
-		p.loadAliases(start, end)
-		var w rewriter
-		w.copy(p.doc.s[:start], 0)
-		w.copy(p.doc.s[end:], end)
-		p.doc = w.text(p.doc)
+	if block, rest, ok := cutAliasBlocks(p.doc); ok {
+		p.loadAliases(block)
+		p.doc = rest
 	}
 	if !p.failed() {
 		p.replaceAliases()
@@ -115,52 +108,56 @@ func findVersion(s string) (version string, off int, ok bool) {
 	return "", 0, false
 }
 
-// findAliasBlock returns the range of the lines of the alias block: from "alias:" in the first column
-// up to the next line that looks like a top-level key.
-func findAliasBlock(s string) (start, end int, ok bool) {
-	for off := 0; off < len(s); off += lineLen(s[off:]) {
-		key, isKey := topLevelKey(s[off:])
-		switch {
-		case !isKey:
-		case ok:
-			return start, off, true
-		case key == "alias":
-			start, ok = off, true
-		}
+// cutAliasBlocks separates the lines of alias blocks from the rest. A block begins with "alias:" in the
+// first column and ends before the next line that has no blank there and a colon anywhere. Directly
+// below a block, "alias:" is such a line and begins no other.
+func cutAliasBlocks(t *text) (block, rest *text, found bool) {
+	if !strings.Contains(t.s, "alias") {
+		return nil, t, false
 	}
-	return start, len(s), ok
+	var in, out rewriter
+	inside := false
+	for off := 0; off < len(t.s); {
+		line := t.s[off : off+lineLen(t.s[off:])]
+		if isTopLevel(line) {
+			inside = !inside && isAliasKey(line)
+			found = found || inside
+		}
+		if inside {
+			in.copy(line, off)
+		} else {
+			out.copy(line, off)
+		}
+		off += len(line)
+	}
+	if !found {
+		return nil, t, false
+	}
+	return in.text(t), out.text(t), true
 }
 
-// topLevelKey returns the key that stands in the first column of the line that s begins with.
-func topLevelKey(s string) (string, bool) {
-	if s == "" || strings.IndexByte(" \t\r\n#:-", s[0]) >= 0 {
-		return "", false
-	}
-	end := strings.IndexAny(s, " \t\r\n:")
-	if end < 0 {
-		return "", false
-	}
-	return s[:end], strings.HasPrefix(strings.TrimLeft(s[end:], " \t"), ":")
+// isTopLevel reports whether a line ends an alias block.
+func isTopLevel(line string) bool {
+	return line != "" && strings.IndexByte(" \t\f\r\n:", line[0]) < 0 && strings.Contains(line, ":")
+}
+
+// isAliasKey reports whether a line begins an alias block.
+func isAliasKey(line string) bool {
+	rest, ok := strings.CutPrefix(line, "alias")
+	return ok && strings.HasPrefix(strings.TrimLeft(rest, " \t\f\r"), ":")
 }
 
 // loadAliases renders and reads the alias block.
-func (p *parser) loadAliases(start, end int) {
-	outer := p.doc
-	var w rewriter
-	w.copy(outer.s[start:end], start)
+func (p *parser) loadAliases(text *text) {
 	block := newParser(nil, p.opt)
-	block.doc = w.text(outer)
+	block.doc = text
 	block.values = p.values
 	block.executeTemplate()
 	p.values = block.values
 	if !block.failed() {
 		if root := block.parseYAML(); root != nil {
 			block.aliases = p.aliases
-			for _, f := range block.fields(place{}, "", root) {
-				if f.name == "alias" {
-					block.readAliases(f.value)
-				}
-			}
+			block.readAliases(root)
 		}
 	}
 	p.errs = append(p.errs, block.errs...)
@@ -170,17 +167,21 @@ func (p *parser) loadAliases(start, end int) {
 // An aliasNode has the aliases of a document by where they come from.
 type aliasNode struct{ inline, files map[string]string }
 
-// readAliases fills p.aliases from the alias property.
-func (p *parser) readAliases(n *yaml.Node) {
+// readAliases fills p.aliases from the alias properties of a document.
+func (p *parser) readAliases(root *yaml.Node) {
 	a := aliasNode{inline: map[string]string{}, files: map[string]string{}}
-	aliasTable.decode(p, &a, place{}, n)
+	for _, f := range p.fields(place{}, "", root) {
+		if f.name == "alias" {
+			aliasTable.decode(p, &a, place{}, f.value)
+		}
+	}
 	maps.Copy(a.files, a.inline)
 	p.aliases.own = a.files
 }
 
 // readAliasFiles reads the files of alias.src.
 func (p *parser) readAliasFiles(a *aliasNode, n *yaml.Node) {
-	items := p.items(place{}, "alias.src", n)
+	items := p.texts(place{}, "alias.src", n)
 	if len(items) > maxSources {
 		p.errorf(place{node: items[maxSources]}, "alias.src", "there are more than %d files", maxSources)
 		return
@@ -197,7 +198,7 @@ func (p *parser) readDirective(n *yaml.Node) {
 	case s == "":
 	case size != len(s):
 		p.errorf(place{node: n}, "alias.directive", "%q has more than one character; the $ directive can only be replaced by a single one", p.clip(s))
-	case unicode.IsLetter(r) || unicode.IsDigit(r):
+	case r < utf8.RuneSelf && (isAlpha(byte(r)) || isDigit(byte(r))):
 		p.errorf(place{node: n}, "alias.directive", "%q is alphanumeric; the directive cannot be a letter or digit", s)
 	default:
 		p.aliases.directive = r

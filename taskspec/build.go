@@ -8,10 +8,11 @@ import (
 // finishBuild understands the build string of a step.
 func (p *parser) finishBuild(s *rawStep) {
 	at := s.at(s.build.node)
-	w, flags, contexts, err := parseCommand(&buildFlags, s.build.text, true)
+	w, flags, contexts, err := parseCommand(&buildFlags, s.build.text, 0, true)
 	if err != nil {
 		p.warnWords(at, "build", s.build.text, w)
 		p.commandError(at, "build", &buildFlags, s.build.text, err)
+		s.Build = &Build{Args: w.list, Context: "."}
 		return
 	}
 	p.warnWords(at, "build", s.build.text, w)
@@ -44,10 +45,11 @@ func (p *parser) build(at place, args []string, flags []option, contexts, env []
 	b := &Build{Args: args, Context: "."}
 	switch len(contexts) {
 	case 0:
-	case 1:
-		b.Context = contexts[0]
 	default:
-		p.errorf(at, "build", "docker build takes one context, this has %d: %s", len(contexts), p.quoteWords(contexts))
+		p.refuse(at, "build", "docker build takes one context, this has %d: %s", len(contexts), p.quoteWords(contexts))
+		fallthrough
+	case 1:
+		b.Context = contexts[len(contexts)-1]
 	}
 	for _, f := range flags {
 		p.buildFlag(at, b, f)
@@ -60,7 +62,7 @@ func (p *parser) build(at place, args []string, flags []option, contexts, env []
 func (p *parser) buildFlag(at place, b *Build, f option) {
 	switch f.name {
 	case "tag":
-		if tag, ok := p.reference(at, "build", f.value); ok && !slices.Contains(b.Tags, tag) {
+		if tag := p.reference(at, "build", f.value); !slices.Contains(b.Tags, tag) {
 			b.Tags = append(b.Tags, tag)
 		}
 	case "file":
@@ -70,7 +72,7 @@ func (p *parser) buildFlag(at place, b *Build, f option) {
 	case "build-context":
 		kv := keyValue(f.value)
 		if kv.Bare || kv.Key == "" || kv.Value == "" {
-			p.errorf(at, "build", "--build-context is written NAME=PATH, not %q", p.clip(f.value))
+			p.refuse(at, "build", "--build-context is written NAME=PATH, not %q", p.clip(f.value))
 		}
 		b.Contexts = append(b.Contexts, kv)
 	case "target":
@@ -160,7 +162,7 @@ func (p *parser) warnWords(at place, property, s string, w words) {
 			p.warnf(at, property, "$%s expands to nothing, because aliases are off; write version: v1.1.0 to turn them on", name)
 			continue
 		}
-		if p.aliases != nil {
+		if p.aliases != nil && p.aliases.directive == '$' {
 			if _, ok := p.aliases.lookup(name); ok {
 				p.warnf(at, property, "$%s expands to nothing here: aliases are not replaced in the values of aliases", name)
 				continue

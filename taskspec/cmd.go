@@ -8,11 +8,12 @@ import (
 // finishCmd understands the cmd string of a step.
 func (p *parser) finishCmd(s *rawStep) {
 	at := s.at(s.cmd.node)
-	text := p.expandImage(s.cmd.text)
-	w, flags, rest, err := parseCommand(&runFlags, text, false)
+	text, literal := p.expandImage(s.cmd.text)
+	w, flags, rest, err := parseCommand(&runFlags, text, literal, false)
 	if err != nil {
 		p.warnWords(at, "cmd", text, w)
 		p.commandError(at, "cmd", &runFlags, text, err)
+		s.Cmd = &Cmd{Flags: w.list}
 		return
 	}
 	p.warnWords(at, "cmd", text, w)
@@ -20,15 +21,16 @@ func (p *parser) finishCmd(s *rawStep) {
 		p.errorf(at, "cmd", "the commands of the task have too many words; with its YAML nodes they are more than %d", maxNodes)
 		return
 	}
+	c := &Cmd{Pull: s.pull, PullRetries: max(s.pullRetries, 0), PullDelay: s.pullDelay}
 	if len(rest) == 0 {
-		p.errorf(at, "cmd", "there is no image in %q", p.clip(s.cmd.text))
-		return
+		p.refuse(at, "cmd", "there is no image in %q", p.clip(s.cmd.text))
+	} else {
+		c.Image = rest[0]
+		p.checkReference(at, "cmd", c.Image)
 	}
-	c := &Cmd{Image: rest[0], Pull: s.pull, PullRetries: max(s.pullRetries, 0), PullDelay: s.pullDelay}
 	if len(rest) > 1 {
 		c.Args = rest[1:]
 	}
-	p.checkReference(at, "cmd", c.Image)
 	if n := len(w.list) - len(rest); n > 0 {
 		c.Flags = w.list[:n:n]
 	}
@@ -43,18 +45,19 @@ func (p *parser) finishCmd(s *rawStep) {
 	s.Cmd = c
 }
 
-// expandImage replaces the text before the first blank if it is the name of an alias.
-func (p *parser) expandImage(cmd string) string {
+// expandImage replaces the text before the first blank if it is the name of an alias. It returns the
+// length of what has replaced it, in which nothing more is expanded.
+func (p *parser) expandImage(cmd string) (text string, replaced int) {
 	cmd = strings.TrimSpace(cmd)
 	first, rest, more := strings.Cut(cmd, " ")
 	image, ok := p.aliases.image(first)
 	switch {
 	case !ok:
-		return cmd
+		return cmd, 0
 	case more:
-		return image + " " + rest
+		return image + " " + rest, len(image)
 	}
-	return image
+	return image, len(image)
 }
 
 // runFlag applies one docker run option, which overrides the step's property.
@@ -99,9 +102,9 @@ func (p *parser) setEnv(at place, s *rawStep, entry string) {
 	i := slices.IndexFunc(s.Env, func(e string) bool { return strings.HasPrefix(e, k+"=") })
 	switch {
 	case k == "":
-		p.errorf(at, "cmd", "-e takes NAME=VALUE")
+		p.refuse(at, "cmd", "-e takes NAME=VALUE")
 	case !ok && i < 0:
-		p.errorf(at, "cmd", "-e %s has no value in the step's environment; write -e %s=VALUE", p.clip(k), p.clip(k))
+		p.warnf(at, "cmd", "-e %s has no effect, as the step's environment has no value of it; write -e %s=VALUE", p.clip(k), p.clip(k))
 	case ok && i >= 0:
 		s.Env[i] = entry
 	case ok:

@@ -69,6 +69,9 @@ func (p *parser) decode() *Task {
 	taskEnv := p.envEntries(place{}, doc.env)
 	t.Env = joinEnv(taskEnv)
 	p.finishSteps(t, &doc, taskEnv)
+	if len(t.Steps) == 0 && !p.failed() {
+		p.warn(&Error{Message: "the task has no steps, so a run does nothing"})
+	}
 	return t
 }
 
@@ -102,7 +105,7 @@ func (p *parser) version(n *yaml.Node) string {
 }
 
 func (p *parser) itemList(at place, property string, n *yaml.Node) []item {
-	nodes := p.items(at, property, n)
+	nodes := p.texts(at, property, n)
 	if len(nodes) == 0 {
 		return nil
 	}
@@ -129,8 +132,8 @@ func (p *parser) seconds(at place, property string, n *yaml.Node) time.Duration 
 	}
 	v := p.integer(at, property, n)
 	if v > math.MaxInt32 {
-		p.errorf(place{at.step, n}, property, "%d seconds are more than %d", v, math.MaxInt32)
-		return 0
+		p.refuse(place{at.step, n}, property, "%d seconds are more than %d", v, math.MaxInt32)
+		v = math.MaxInt32
 	}
 	return time.Duration(max(v, 0)) * time.Second
 }

@@ -2,7 +2,10 @@ package taskspec
 
 import (
 	"errors"
+	"slices"
 	"strings"
+
+	"gopkg.in/yaml.v3"
 )
 
 const homeDir = "/acb/home"
@@ -12,6 +15,7 @@ type envEntry struct {
 	key, value string
 	bare       bool // no "=" was written: the value comes from an outer level
 	level      int  // where it comes from when levels are merged: 0 is the strongest
+	node       *yaml.Node
 }
 
 // envEntries decodes environment entries, removing shell quotes. Messages name the variable only: its
@@ -26,21 +30,17 @@ func (p *parser) envEntries(at place, items []item) []envEntry {
 	}
 	list := make([]envEntry, 0, len(items))
 	for _, it := range items {
-		if it.text == "" {
-			continue
-		}
 		name, _, _ := strings.Cut(it.text, "=")
 		s, err := unquote(it.text)
 		if err != nil {
-			p.errorf(place{at.step, it.node}, "env", "%s: %s", p.clip(name), brief(err))
-			continue
+			p.refuse(place{at.step, it.node}, "env", "%s: %s", p.clip(name), brief(err))
+			s = it.text
 		}
 		k, v, ok := strings.Cut(s, "=")
 		if k == "" {
-			p.errorf(place{at.step, it.node}, "env", "an entry is written NAME=VALUE; this one has no name")
-			continue
+			p.refuse(place{at.step, it.node}, "env", "an entry is written NAME=VALUE; this one has no name")
 		}
-		list = append(list, envEntry{key: k, value: v, bare: !ok})
+		list = append(list, envEntry{key: k, value: v, bare: !ok, node: it.node})
 	}
 	return list
 }
@@ -93,15 +93,21 @@ func (p *parser) mergeEnv(s *rawStep, task, outer []envEntry) []string {
 			m.add(e)
 		}
 	}
-	for i, e := range m.list {
-		if e.bare {
-			node := s.node
-			if i <= len(s.env) && i > 0 {
-				node = s.env[i-1].node
+	m.list = slices.DeleteFunc(m.list, func(e envEntry) bool {
+		switch {
+		case !e.bare:
+			return false
+		case len(task)+len(outer) == 0:
+			p.warnf(place{s.ID, e.node}, "env", "%s has no value and is left out; write %s=VALUE", p.clip(e.key), p.clip(e.key))
+		default:
+			at := place{s.ID, e.node}
+			if e.level > 0 {
+				at.step = ""
 			}
-			p.errorf(s.at(node), "env", "%s has no value here, in the task or outside; write %s=VALUE", p.clip(e.key), p.clip(e.key))
+			p.errorf(at, "env", "%s has no value here, in the task or outside; write %s=VALUE", p.clip(e.key), p.clip(e.key))
 		}
-	}
+		return true
+	})
 	return joinEnv(m.list)
 }
 

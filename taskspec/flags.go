@@ -1,6 +1,7 @@
 package taskspec
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -48,10 +49,17 @@ func (fs *flagSet) parse(words []string, interspersed bool) (flags []option, res
 	return flags, rest, nil
 }
 
-// parseCommand splits a command string into words and these into options and the rest.
-func parseCommand(fs *flagSet, s string, interspersed bool) (w words, opts []option, rest []string, err error) {
-	if w, err = splitWords(s); err == nil {
-		opts, rest, err = fs.parse(w.list, interspersed)
+// A flagError says what is wrong with the options of a command whose words are known.
+type flagError struct{ error }
+
+// parseCommand splits a command string into words and these into options and the rest. Shell variables in
+// its first literal bytes are kept as they are.
+func parseCommand(fs *flagSet, s string, literal int, interspersed bool) (w words, opts []option, rest []string, err error) {
+	if w, err = splitLiteral(s, literal); err != nil {
+		return w, nil, nil, err
+	}
+	if opts, rest, err = fs.parse(w.list, interspersed); err != nil {
+		err = flagError{err}
 	}
 	return w, opts, rest, err
 }
@@ -60,10 +68,14 @@ func parseCommand(fs *flagSet, s string, interspersed bool) (w words, opts []opt
 // made from the string without its secrets.
 func (p *parser) commandError(at place, property string, fs *flagSet, s string, err error) {
 	if hidden := p.redact(s); hidden != s {
-		if _, _, _, err = parseCommand(fs, hidden, fs == &buildFlags); err == nil {
+		if _, _, _, err = parseCommand(fs, hidden, 0, fs == &buildFlags); err == nil {
 			p.errorf(at, property, "the value of a secret cannot stand here as it is; put it in single quotes, or pass it in env")
 			return
 		}
+	}
+	if _, ok := errors.AsType[flagError](err); ok {
+		p.refuse(at, property, "%v", err)
+		return
 	}
 	p.errorf(at, property, "%v", err)
 }

@@ -48,6 +48,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("two outcomes: %v, %v and %v, %v", err, warns, err2, warns2)
 		}
 		checkPlaces(t, src, warns)
+		checkLenient(t, src, opt, task)
 		if err != nil {
 			var errs Errors
 			if !errors.As(err, &errs) || len(errs) == 0 || task != nil {
@@ -60,6 +61,27 @@ func FuzzParse(f *testing.F) {
 		checkStages(t, NewPlan(task, PlanOptions{Run: opt.Run}))
 		checkRendered(t, src, opt, task)
 	})
+}
+
+// checkLenient checks that a document without mistakes means the same when it is parsed leniently, and
+// that one which is accepted only then can be planned.
+func checkLenient(t *testing.T, src string, opt Options, strict *Task) {
+	t.Helper()
+	opt.Lenient = true
+	task, warns, err := Parse([]byte(src), opt)
+	checkPlaces(t, src, warns)
+	switch {
+	case strict != nil:
+		if diff := cmp.Diff(strict, task); diff != "" || err != nil {
+			t.Fatalf("leniently it is something else: %v\n%s", err, diff)
+		}
+	case err == nil:
+		if len(warns) < maxErrors && !strings.Contains(warns.String(), "a run is refused") {
+			t.Fatalf("accepted leniently without a warning: %v", warns)
+		}
+		checkTask(t, task)
+		checkStages(t, NewPlan(task, PlanOptions{Run: opt.Run}))
+	}
 }
 
 // checkRendered checks that a document means the same when it is rendered again, if nothing in it would be

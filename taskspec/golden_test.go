@@ -121,6 +121,8 @@ func goldenInput(t *testing.T, ar *txtar.Archive) (Options, []byte) {
 			opt.Network = value
 		case "workdir":
 			opt.WorkingDirectory = value
+		case "lenient":
+			opt.Lenient = true
 		case "encoded":
 			opt.Encoded = true
 		case "registry":

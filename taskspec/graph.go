@@ -8,6 +8,9 @@ import (
 // runsAtOnce is the entry of when that means "wait for nothing".
 const runsAtOnce = "-"
 
+// rootID is the reserved ID of what has happened before all steps.
+const rootID = "acb_root"
+
 // connect sets After of every step and checks that the graph is sound.
 func (p *parser) connect(t *Task, raw []*rawStep) {
 	byID := make(map[string]*rawStep, len(raw))
@@ -17,7 +20,7 @@ func (p *parser) connect(t *Task, raw []*rawStep) {
 			byID[s.ID] = s
 			continue
 		}
-		p.errorf(s.at(s.idNode), "id", "%q already exists as a vertex: the step in line %d has the same id", p.clip(s.ID), p.line(first.node))
+		p.errorf(s.at(s.idNode), "id", "the step in line %d has the same id; give one of them another (%q already exists as a vertex)", p.line(first.node), p.clip(s.ID))
 	}
 	ids := keys(byID)
 	for i, s := range raw {
@@ -44,6 +47,8 @@ func (p *parser) after(s *rawStep, byID map[string]*rawStep, ids []string) []str
 		switch {
 		case w.text == runsAtOnce:
 			p.errorf(at, "when", `step cannot contain other IDs in when if the immediate execution token "-" is specified`)
+		case w.text == rootID:
+			p.warnf(at, "when", "%q is what steps without anything to wait for wait for; it has no effect here", rootID)
 		case w.text == s.ID:
 			p.errorf(at, "when", "step %q cannot wait for itself", p.clip(s.ID))
 		case byID[w.text] == nil && p.full():

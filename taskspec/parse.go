@@ -57,6 +57,10 @@ type Options struct {
 	ImageAliases map[string]string
 	// Encoded says that the task came without a source context, so aliases are on in any version.
 	Encoded bool
+	// Lenient makes warnings of mistakes that say what a run would do but that no run could do, such as an
+	// invalid image reference: the document means something, so it can be shown. A task that is to be
+	// executed is parsed without it.
+	Lenient bool
 }
 
 // RunVars are the facts about a run that a document can refer to, as {{.Run.ID}} and, for some, $ID.
@@ -132,7 +136,7 @@ func (p *parser) render() {
 		return
 	}
 	p.renderTemplate()
-	if !p.failed() && strings.TrimSpace(p.doc.s) == "" {
+	if !p.failed() && p.doc.s == "" {
 		p.fail("rendered template was empty: there is no task in it")
 	}
 }

@@ -171,7 +171,7 @@ func (b *planner) step(s *Step) PlanStep {
 		ps.Bases = b.bases(s)
 	case s.Cmd != nil:
 		ps.Image, ps.Argv, ps.Entrypoint, ps.Flags, ps.Pull = s.Cmd.Image, list(s.Cmd.Args), s.Cmd.EntryPoint, s.Cmd.Flags, s.Cmd.Pull
-		if full := fullReference(s.Cmd.Image); b.builtBefore(s, full) == "" {
+		if full := fullReference(s.Cmd.Image); full != "" && b.builtBefore(s, full) == "" {
 			ps.Pulls = []string{full}
 		}
 	default:

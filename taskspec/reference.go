@@ -85,33 +85,34 @@ func isPlainPart(s string) bool {
 // reference checks an image reference and gives it the tag latest if it has neither tag nor digest.
 // The name stays as written: docker.io and library are not added, because a bare name also means an
 // image that an earlier step of the run has built.
-func (p *parser) reference(at place, property, ref string) (string, bool) {
-	_, tagged, ok := p.checkReference(at, property, ref)
-	if ok && !tagged {
-		return ref + ":latest", true
+func (p *parser) reference(at place, property, ref string) string {
+	if p.checkReference(at, property, ref) {
+		return ref
 	}
-	return ref, ok
+	return ref + ":latest"
 }
 
-// checkReference reports a reference that no registry would take. It returns the reference with registry
-// and namespace, and whether it has a tag or digest.
-func (p *parser) checkReference(at place, property, ref string) (full string, tagged, ok bool) {
-	if full, tagged, ok := plainReference(ref); ok {
-		return full, tagged, true
+// checkReference reports a reference that no registry would take. It returns whether it has a tag or
+// digest.
+func (p *parser) checkReference(at place, property, ref string) (tagged bool) {
+	if _, tagged, ok := plainReference(ref); ok {
+		return tagged
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err == nil {
-		return named.String(), !reference.IsNameOnly(named), true
+		return !reference.IsNameOnly(named)
 	}
 	hint := ""
 	switch {
 	case strings.HasPrefix(ref, "/"):
 		hint = "; the part before the first / is empty: is a value or the registry not set?"
+	case strings.Contains(ref, "$"), strings.Contains(ref, "{{"):
+		hint = "; something in it was not replaced"
 	case strings.HasSuffix(ref, ":"):
 		hint = "; the tag is empty: is a value not set?"
 	}
-	p.errorf(at, property, "%q is no image reference: %s%s", p.clip(ref), strings.TrimPrefix(err.Error(), "invalid reference format: "), hint)
-	return "", false, false
+	p.refuse(at, property, "%q is no image reference: %s%s", p.clip(ref), strings.TrimPrefix(err.Error(), "invalid reference format: "), hint)
+	return strings.ContainsAny(ref, ":@")
 }
 
 // finishPush checks and normalises the references of a push step.
@@ -119,16 +120,9 @@ func (p *parser) finishPush(s *rawStep) {
 	seen := make(map[string]bool, len(s.push))
 	s.Push = make([]string, 0, len(s.push))
 	for _, it := range s.push {
-		full, tagged, ok := p.checkReference(s.at(it.node), "push", it.text)
-		if !ok {
-			continue
-		}
-		ref := it.text
-		if !tagged {
-			ref, full = ref+":latest", full+":latest"
-		}
-		if !seen[full] {
-			seen[full] = true
+		ref := p.reference(s.at(it.node), "push", it.text)
+		if !seen[ref] {
+			seen[ref] = true
 			s.Push = append(s.Push, ref)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/base64"
 	"regexp"
 	"slices"
-	"strings"
 
 	"gopkg.in/yaml.v3"
 )
@@ -22,7 +21,7 @@ func (p *parser) networkList(n *yaml.Node) []Network {
 		var net Network
 		networkTable.decode(p, &net, place{}, item)
 		if net.Name == "" {
-			p.errorf(place{node: item}, "networks", "a network needs a name")
+			p.refuse(place{node: item}, "networks", "a network needs a name")
 		}
 		list = append(list, net)
 	}
@@ -122,7 +121,7 @@ func (p *parser) volumeFiles(n *yaml.Node) (files map[string][]byte, written boo
 			p.errorf(place{node: f.key}, "volumes.secret", "file name %q has other characters than letters, digits, _ . and -", p.clip(f.name))
 			continue
 		}
-		data, err := base64.StdEncoding.DecodeString(strings.TrimSpace(p.str(place{}, "volumes.secret", f.value)))
+		data, err := base64.StdEncoding.DecodeString(p.str(place{}, "volumes.secret", f.value))
 		if err != nil {
 			p.errorf(place{node: f.value}, "volumes.secret", "the content of %q is not base64; write {{... | b64enc}}", p.clip(f.name))
 			continue

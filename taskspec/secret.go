@@ -4,6 +4,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"unicode"
 
 	"gopkg.in/yaml.v3"
 )
@@ -56,7 +57,7 @@ func (p *parser) secret(n *yaml.Node) (Secret, bool) {
 	case len(p.errs)+p.dropped > before:
 	case s.ID == "":
 		p.errorf(at, "secrets", "a secret needs an id")
-	case strings.ContainsAny(s.ID, " \t\r\n"):
+	case strings.ContainsFunc(s.ID, unicode.IsSpace):
 		p.errorf(at, "secrets", "secret id %q cannot contain spaces", p.clip(s.ID))
 	case s.KeyVault == "":
 		p.errorf(at, "secrets", "secret %q has no keyvault; write keyvault: https://VAULT/secrets/NAME", p.clip(s.ID))

@@ -1,6 +1,7 @@
 package taskspec
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,7 +19,7 @@ type rawStep struct {
 	build, cmd                    item
 	push, when, env               []item
 	workdir, network, cache       item
-	entryPoint                    item
+	entryPoint, user              item
 	mounts                        []mountNode
 	pull                          bool
 	pullRetries                   int
@@ -104,10 +105,9 @@ func (p *parser) finishSteps(t *Task, doc *document, taskEnv []envEntry) {
 			s.RetryDelay = defaultRetryDelay
 		}
 		s.WorkingDirectory = t.WorkingDirectory
-		if s.workdir.text != "" {
-			s.WorkingDirectory = p.workdir(s.at(s.workdir.node), s.workdir.text)
+		if s.Kind != KindPush {
+			p.finishContainer(t, s)
 		}
-		p.stepNetwork(t, s)
 		s.Env = p.mergeEnv(s, taskEnv, outer)
 		p.checkMounts(t, s)
 		switch s.Kind {
@@ -126,6 +126,17 @@ func (p *parser) finishSteps(t *Task, doc *document, taskEnv []envEntry) {
 	p.connect(t, doc.steps)
 }
 
+// finishContainer sets what only steps with a container have.
+func (p *parser) finishContainer(t *Task, s *rawStep) {
+	if s.workdir.text != "" {
+		s.WorkingDirectory = p.workdir(s.at(s.workdir.node), s.workdir.text)
+	}
+	if s.user.text != "" {
+		s.User = p.oneWord(s.at(nil), "user", s.user.node)
+	}
+	p.stepNetwork(t, s)
+}
+
 // isContainerName reports whether s can name a container.
 func isContainerName(s string) bool {
 	for i := range len(s) {
@@ -139,7 +150,7 @@ func isContainerName(s string) bool {
 // checkStep checks a step by itself and sets its kind.
 func (p *parser) checkStep(s *rawStep) {
 	if s.Retries > maxAttempts || s.Repeat > maxAttempts {
-		p.errorf(s.at(nil), "", "a step is repeated or retried at most %d times", maxAttempts)
+		p.refuse(s.at(nil), "", "a step is repeated or retried at most %d times", maxAttempts)
 	}
 	if s.Retries < 0 {
 		p.errorf(s.at(s.retryNode), "retries", "step must specify retries >= 0")
@@ -167,18 +178,31 @@ func (p *parser) checkStep(s *rawStep) {
 		p.errorf(s.at(s.idNode), "id", "step ID cannot contain spaces")
 	case len(s.ID) > maxID:
 		p.errorf(s.at(s.idNode), "id", "step ID has %d characters, more than %d", len(s.ID), maxID)
-	case s.ID == "acb_root":
+	case s.ID == rootID:
 		p.errorf(s.at(s.idNode), "id", "%q is reserved", s.ID)
-	case s.Kind != KindPush && !isContainerName(s.ID):
-		p.errorf(s.at(s.idNode), "id", "step ID %q has other characters than letters, digits, _ . and -", p.clip(s.ID))
 	case kinds == 0 && !s.badKind:
-		p.errorf(s.at(nil), "", "step is missing a cmd, build, or push property")
+		p.errorf(s.at(nil), "", "step is missing a cmd, build, or push property%s", s.misspeltKind())
+	case s.Kind != KindPush && !isContainerName(s.ID):
+		p.refuse(s.at(s.idNode), "id", "step ID %q has other characters than letters, digits, _ . and -", p.clip(s.ID))
 	}
 	switch strings.ToLower(s.cache.text) {
 	case "", "disabled", "enabled":
 	default:
 		p.errorf(s.at(s.cache.node), "cache", "invalid value for cache property: %q; write enabled or disabled", p.clip(s.cache.text))
 	}
+}
+
+// misspeltKind returns a hint at a property that is almost build, cmd or push.
+func (s *rawStep) misspeltKind() string {
+	for _, f := range s.fields[:min(len(s.fields), maxSuggest)] {
+		if stepTable.byName[f.name] != nil {
+			continue
+		}
+		if kind := nearest(f.name, []string{"build", "cmd", "push"}); kind != "" {
+			return fmt.Sprintf("; is %q meant to be %q?", f.name, kind)
+		}
+	}
+	return ""
 }
 
 // warnWithout warns of properties that the step's kind ignores, and clears them.

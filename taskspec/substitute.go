@@ -83,17 +83,14 @@ func plainField(s string, pos int) (name string, end int) {
 
 // plainValue returns the text that a reference prints; ok is false if that is not obvious.
 func plainValue(scope any, name string) (text string, defined, ok bool) {
-	switch m := scope.(type) {
-	case map[string]string:
-		text, defined = m[name]
-		return text, defined, true
-	case map[string]any:
-		v, defined := m[name]
-		if v == nil {
-			return noValue, defined, true
-		}
-		text, ok := v.(string)
-		return text, defined, ok
+	m, ok := scope.(map[string]any)
+	if !ok {
+		return "", false, false
 	}
-	return "", false, false
+	v, defined := m[name]
+	if v == nil {
+		return noValue, defined, true
+	}
+	text, ok = v.(string)
+	return text, defined, ok
 }

@@ -2,9 +2,20 @@ package taskspec
 
 import "fmt"
 
-// didYouMean returns ` (did you mean "x"?)` for the candidate that is spelt most like s, or "". It does
-// not look through very many.
+// maxSuggest is how many fields of a step are looked at for a misspelt one.
+const maxSuggest = 64
+
+// didYouMean returns ` (did you mean "x"?)` for the candidate that is spelt most like s, or "".
 func didYouMean(s string, candidates []string) string {
+	best := nearest(s, candidates)
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (did you mean %q?)", best)
+}
+
+// nearest returns the candidate that is spelt most like s, or "". It does not look through very many.
+func nearest(s string, candidates []string) string {
 	if len(candidates) > maxSteps {
 		return ""
 	}
@@ -14,10 +25,7 @@ func didYouMean(s string, candidates []string) string {
 			best, bestDist = c, d
 		}
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(" (did you mean %q?)", best)
+	return best
 }
 
 // distance returns how many letters must be changed, added, dropped or swapped to make b from a, case

@@ -68,7 +68,7 @@ func (p *parser) syntaxError(err error) {
 		p.docLines = indexYAMLLines(p.doc.s)
 	}
 	if off, ok := p.tabIndent(); ok {
-		p.failAt(off, "the line is indented with a tab; YAML allows only spaces there")
+		p.failAt(off, "the line is indented with a tab; YAML allows only spaces there, so replace it by as many as the lines around have")
 		return
 	}
 	msg := strings.TrimPrefix(err.Error(), "yaml: ")

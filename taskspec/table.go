@@ -13,7 +13,9 @@ type property[T any] struct {
 	on []Kind
 	// ignored says why it is ignored, for those that are.
 	ignored string
-	path    string // the name in messages, set by newTable
+	// check finds mistakes in the value of one that is ignored.
+	check func(p *parser, at place, property string, n *yaml.Node)
+	path  string // the name in messages, set by newTable
 }
 
 // A table has the properties of one part of a document. The parser, the warnings about unknown keys and
@@ -55,6 +57,9 @@ func (t *table[T]) decodeFields(p *parser, into *T, at place, fields []field) {
 			p.unknown(at, f, t.path, t.names)
 		case prop.set == nil:
 			p.warnf(place{at.step, f.key}, prop.path, "%s", prop.ignored)
+			if prop.check != nil {
+				prop.check(p, at, prop.path, f.value)
+			}
 		default:
 			f.name = prop.path
 			prop.set(p, into, at, f)

@@ -119,11 +119,15 @@ func (p *parser) templateData() map[string]any {
 		p.values = p.loadValues()
 	}
 	run := p.opt.Run.fields()
+	secrets := make(map[string]any, len(p.secrets))
+	for id, v := range p.secrets {
+		secrets[id] = v
+	}
 	data := map[string]any{
 		"Run":     run,
-		"Build":   map[string]string{"ID": p.opt.Run.ID},
+		"Build":   map[string]any{"ID": p.opt.Run.ID},
 		"Values":  p.values,
-		"Secrets": p.secrets,
+		"Secrets": secrets,
 	}
 	if strings.Contains(p.doc.s, "JSON") {
 		data["RunJSON"] = shellJSON(run)
@@ -133,13 +137,13 @@ func (p *parser) templateData() map[string]any {
 }
 
 // fields returns the run's facts by the names that templates use.
-func (r *RunVars) fields() map[string]string {
+func (r *RunVars) fields() map[string]any {
 	name, _, _ := strings.Cut(r.Registry, ".")
 	date := ""
 	if !r.Date.IsZero() {
 		date = r.Date.UTC().Format("20060102-150405z")
 	}
-	return map[string]string{
+	return map[string]any{
 		"ID": r.ID, "Commit": r.Commit, "Repository": r.Repository, "Branch": r.Branch, "GitTag": r.GitTag,
 		"TriggeredBy": r.TriggeredBy, "Registry": r.Registry, "RegistryName": name, "Date": date,
 		"SharedVolume": r.SharedVolume, "OS": r.OS, "OSVersion": r.OSVersion, "Architecture": r.Architecture,

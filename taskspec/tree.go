@@ -70,20 +70,16 @@ func (p *parser) warnUndefined(tree *parse.Tree, data map[string]any) {
 
 // warnUndefinedAt warns of a reference whose name its scope does not have.
 func (p *parser) warnUndefinedAt(off int, data map[string]any, scope, name string) {
-	hint := ""
-	switch m := data[scope].(type) {
-	case map[string]any: // .Values
-		if _, ok := m[name]; ok {
-			return
-		}
-		hint = didYouMean(name, keys(m)) + "; set it with --set " + name + "=..."
-	case map[string]string:
-		if _, ok := m[name]; ok {
-			return
-		}
-		hint = didYouMean(name, keys(m))
-	default:
+	m, ok := data[scope].(map[string]any)
+	if !ok {
 		return
+	}
+	if _, ok := m[name]; ok {
+		return
+	}
+	hint := didYouMean(name, keys(m))
+	if scope == "Values" {
+		hint += "; set it with --set " + name + "=..."
 	}
 	line, _ := p.place(off)
 	if p.undefined == nil {

@@ -30,8 +30,11 @@ type words struct {
 // splitWords splits a command string as a POSIX shell does that has no variables: quotes, escapes,
 // line continuations and comments work, $NAME expands to nothing, globs stay as written. What would
 // need a shell on the worker (control operators, redirections, substitutions, a second line) is an error.
-func splitWords(s string) (words, error) {
-	sp := splitter{s: s}
+func splitWords(s string) (words, error) { return splitLiteral(s, 0) }
+
+// splitLiteral is splitWords, except that $NAME stays as it is in the first literal bytes.
+func splitLiteral(s string, literal int) (words, error) {
+	sp := splitter{s: s, literal: literal}
 	err := sp.split()
 	return sp.out, err
 }
@@ -59,6 +62,7 @@ type splitter struct {
 	s       string
 	pos     int
 	lenient bool // nothing but quotes and escapes is special
+	literal int  // up to where $NAME is kept
 	out     words
 	word    []byte
 	inWord  bool
@@ -202,6 +206,9 @@ func (p *splitter) dollar() error {
 		return p.fail("command substitution", ": no shell runs on the worker; to run it in the image, put the script in single quotes: bash -c 'echo $(date)'")
 	}
 	switch n := nameLen(rest[1:]); {
+	case p.pos < p.literal:
+		p.add('$')
+		p.pos++
 	case n > 0:
 		p.unset(rest[1 : 1+n])
 		p.pos += 1 + n
@@ -212,7 +219,10 @@ func (p *splitter) dollar() error {
 		}
 		p.unset(rest[2 : 2+n])
 		p.pos += 3 + n
-	case len(rest) > 1 && strings.IndexByte("@*#?-$!0123456789", rest[1]) >= 0:
+	case len(rest) > 1 && (isDigit(rest[1]) && rest[1] != '0' || rest[1] == '@' || rest[1] == '*'):
+		p.unset(rest[1:2])
+		p.pos += 2
+	case len(rest) > 1 && strings.IndexByte("#?-$!0", rest[1]) >= 0:
 		return p.fail("shell parameter", keepForShell)
 	default:
 		p.add('$')

@@ -2,8 +2,6 @@ package taskspec
 
 import (
 	"fmt"
-	"math"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -24,6 +22,15 @@ func (p *parser) errorf(at place, property, format string, args ...any) {
 	if !p.full() {
 		p.report(p.message(at, property, format, args))
 	}
+}
+
+// refuse records what a run cannot do: an error, or a warning if the document is only to be shown.
+func (p *parser) refuse(at place, property, format string, args ...any) {
+	if p.opt.Lenient {
+		p.warnf(at, property, format+"; a run is refused", args...)
+		return
+	}
+	p.errorf(at, property, format, args...)
 }
 
 // warnf records a warning about a property.
@@ -81,8 +88,8 @@ type field struct {
 	key, value *yaml.Node
 }
 
-// fields returns the fields of a mapping: merged ones first, so that a later assignment overrides an
-// earlier one. It reports anything else than a mapping; null is an empty one.
+// fields returns the fields of a mapping, those that "<<" brings in at its place: a later one overrides an
+// earlier one of its name. It reports anything else than a mapping; null is an empty one.
 func (p *parser) fields(at place, property string, n *yaml.Node) []field {
 	n = deref(n)
 	switch {
@@ -99,29 +106,49 @@ func (p *parser) appendFields(fs []field, at place, n *yaml.Node, depth int) []f
 		p.errorf(place{at.step, n}, "<<", "merges are nested more than 10 deep")
 		return fs
 	}
+	own := make([]field, 0, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		if isMerge(n.Content[i]) {
+			before := len(fs)
 			fs = p.merge(fs, at, n.Content[i+1], depth)
+			p.warnMerged(at, n.Content[i], own, fs[before:])
+			continue
 		}
-	}
-	own := len(fs)
-	for i := 0; i+1 < len(n.Content); i += 2 {
 		key := deref(n.Content[i])
-		if isMerge(n.Content[i]) || !p.count(key) {
+		if !p.count(key) {
 			continue
 		}
 		if key.Kind != yaml.ScalarNode {
 			p.errorf(place{at.step, key}, "", "%s where a property name is needed", p.describe(key))
 			continue
 		}
-		for _, f := range fs[own:min(len(fs), own+64)] {
-			if f.name == key.Value {
-				p.warnf(place{at.step, key}, key.Value, "is written twice; the last one counts")
-			}
+		if hasField(own, key.Value) {
+			p.warnf(place{at.step, key}, key.Value, "is written twice; the last one counts")
 		}
-		fs = append(fs, field{key.Value, key, deref(n.Content[i+1])})
+		f := field{key.Value, key, deref(n.Content[i+1])}
+		own, fs = append(own, f), append(fs, f)
 	}
 	return fs
+}
+
+// hasField reports whether one of the first fields has a name.
+func hasField(fs []field, name string) bool {
+	for _, f := range fs[:min(len(fs), 64)] {
+		if f.name == name {
+			return true
+		}
+	}
+	return false
+}
+
+// warnMerged warns of properties that a "<<" below them overrides.
+func (p *parser) warnMerged(at place, key *yaml.Node, own, merged []field) {
+	merged = merged[:min(len(merged), 64)]
+	for i, f := range merged {
+		if hasField(own, f.name) && !hasField(merged[:i], f.name) {
+			p.warnf(place{at.step, key}, "<<", "overrides the %s above it; write << first to keep that", p.clip(f.name))
+		}
+	}
 }
 
 func isMerge(key *yaml.Node) bool {
@@ -136,7 +163,10 @@ func (p *parser) merge(fs []field, at place, n *yaml.Node, depth int) []field {
 		return p.appendFields(fs, at, n, depth+1)
 	case yaml.SequenceNode:
 		for i := len(n.Content) - 1; i >= 0; i-- {
-			if m := deref(n.Content[i]); m.Kind == yaml.MappingNode && p.count(m) {
+			m := deref(n.Content[i])
+			if m.Kind != yaml.MappingNode {
+				p.errorf(place{at.step, m}, "<<", "%s where a map is needed", p.describe(m))
+			} else if p.count(m) {
 				fs = p.appendFields(fs, at, m, depth+1)
 			}
 		}
@@ -152,11 +182,7 @@ func (p *parser) items(at place, property string, n *yaml.Node) []*yaml.Node {
 		return nil
 	}
 	if n.Kind != yaml.SequenceNode {
-		hint := ""
-		if n.Kind == yaml.ScalarNode {
-			hint = fmt.Sprintf("; write %s: [%q]", property, p.clip(p.written(n)))
-		}
-		p.errorf(place{at.step, n}, property, "%s where a list is needed%s", p.describe(n), hint)
+		p.errorf(place{at.step, n}, property, "%s where a list is needed", p.describe(n))
 		return nil
 	}
 	list := make([]*yaml.Node, 0, len(n.Content))
@@ -167,6 +193,15 @@ func (p *parser) items(at place, property string, n *yaml.Node) []*yaml.Node {
 		list = append(list, deref(item))
 	}
 	return list
+}
+
+// texts is items for a list of texts.
+func (p *parser) texts(at place, property string, n *yaml.Node) []*yaml.Node {
+	if n.Kind == yaml.ScalarNode && !isNull(n) {
+		p.errorf(place{at.step, n}, property, "a list is needed, even for a single entry; write %s: [%q]", property, p.clip(p.written(n)))
+		return nil
+	}
+	return p.items(at, property, n)
 }
 
 // written returns a scalar as its author wrote it, before aliases and templates changed it.
@@ -185,7 +220,7 @@ func (p *parser) written(n *yaml.Node) string {
 
 // stringList decodes a list of strings.
 func (p *parser) stringList(at place, property string, n *yaml.Node) []string {
-	items := p.items(at, property, n)
+	items := p.texts(at, property, n)
 	if len(items) == 0 {
 		return nil
 	}
@@ -194,93 +229,6 @@ func (p *parser) stringList(at place, property string, n *yaml.Node) []string {
 		list = append(list, p.str(at, property, item))
 	}
 	return list
-}
-
-// str decodes a string: any scalar, as written.
-func (p *parser) str(at place, property string, n *yaml.Node) string {
-	if n.Kind != yaml.ScalarNode {
-		p.errorf(place{at.step, n}, property, "%s where a text is needed", p.describe(n))
-		return ""
-	}
-	if isNull(n) {
-		return ""
-	}
-	return n.Value
-}
-
-// boolean decodes a YAML 1.1 boolean.
-func (p *parser) boolean(at place, property string, n *yaml.Node) bool {
-	if isNull(n) {
-		return false
-	}
-	if plain(n) {
-		if v, ok := yamlBool(n.Value); ok {
-			return v
-		}
-	}
-	p.errorf(place{at.step, n}, property, "%s where true or false is needed", p.describe(n))
-	return false
-}
-
-// yamlBool resolves the booleans of YAML 1.1.
-func yamlBool(s string) (v, ok bool) {
-	switch s {
-	case "y", "Y", "yes", "Yes", "YES", "on", "On", "ON", "true", "True", "TRUE":
-		return true, true
-	case "n", "N", "no", "No", "NO", "off", "Off", "OFF", "false", "False", "FALSE":
-		return false, true
-	}
-	return false, false
-}
-
-// integer decodes a YAML 1.1 integer; a float loses its fraction.
-func (p *parser) integer(at place, property string, n *yaml.Node) int {
-	if isNull(n) {
-		return 0
-	}
-	if plain(n) {
-		if v, ok := yamlInt(n.Value); ok {
-			return v
-		}
-	}
-	p.errorf(place{at.step, n}, property, "%s where a whole number is needed", p.describe(n))
-	return 0
-}
-
-var yamlFloat = regexp.MustCompile(`^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$`)
-
-// yamlInt resolves the integers of YAML 1.1: decimal, 0x, 0b, and octal with a leading 0.
-func yamlInt(s string) (int, bool) {
-	digits := strings.ReplaceAll(s, "_", "")
-	if v, err := strconv.ParseInt(digits, 0, 0); err == nil {
-		return int(v), true
-	}
-	if !yamlFloat.MatchString(digits) {
-		return 0, false
-	}
-	f, err := strconv.ParseFloat(digits, 64)
-	if err != nil || math.Abs(f) > 1<<53 {
-		return 0, false
-	}
-	return int(f), true
-}
-
-// plain reports whether n is a scalar without quotes, block style or explicit tag.
-func plain(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Style == 0 }
-
-// isNull reports whether n is absent, empty or a null.
-func isNull(n *yaml.Node) bool {
-	if n == nil || n.Kind == 0 {
-		return true
-	}
-	if !plain(n) {
-		return false
-	}
-	switch n.Value {
-	case "", "~", "null", "Null", "NULL":
-		return true
-	}
-	return false
 }
 
 // describe says what a node is, for a message that needed something else.

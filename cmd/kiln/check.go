@@ -178,8 +178,9 @@ func (c *cli) document(f documentFlags, args []string) (*document, error) {
 	return d, nil
 }
 
-// parse returns the document's task, or says on standard error what is wrong with it.
+// parse returns the document's task to be shown, or says on standard error what is wrong with it.
 func (c *cli) parse(d *document) (*taskspec.Task, error) {
+	d.opt.Lenient = true
 	task, warnings, err := taskspec.Parse(d.src, d.opt)
 	printProblems(c.Err, problems(warnings, true))
 	if errs, ok := errors.AsType[taskspec.Errors](err); ok {

@@ -4,19 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
 	"kiln/cmd/kiln/internal/render"
-	"kiln/internal/dockerfile"
 	"kiln/taskspec"
+	"kiln/triggers/links"
 )
 
 const planHelp = `Print what a run of a task file would do: which step waits for which, what can run at the same time,
@@ -42,7 +39,7 @@ func newPlanCommand(c *cli) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.printPlan(taskspec.NewPlan(task, taskspec.PlanOptions{Run: d.opt.Run, Bases: d.bases(task)}), f.output.value)
+			return c.printPlan(taskspec.NewPlan(task, taskspec.PlanOptions{Run: d.opt.Run, Bases: links.Bases(task, d.opt.Run, d.read)}), f.output.value)
 		},
 	}
 	f.add(cmd)
@@ -67,79 +64,6 @@ func (c *cli) printPlan(plan *taskspec.Plan, format string) error {
 	}
 	_, err := io.WriteString(c.Out, mask(b.String()))
 	return err
-}
-
-// bases returns the base images of the task's builds, as far as their Dockerfiles are in the context.
-func (d *document) bases(task *taskspec.Task) map[string][]taskspec.PlanBase {
-	all := map[string][]taskspec.PlanBase{}
-	for _, s := range task.Steps {
-		if s.Build == nil {
-			continue
-		}
-		name, data, err := d.dockerfile(s)
-		var found dockerfile.Bases
-		if err == nil {
-			found, err = dockerfile.Scan(data, scanOptions(s.Build, d.opt.Run))
-		}
-		if err != nil {
-			all[s.ID] = []taskspec.PlanBase{{Use: string(dockerfile.UseFrom), Dockerfile: name, Unresolved: err.Error()}}
-			continue
-		}
-		var list []taskspec.PlanBase
-		if found.Runtime != nil {
-			list = append(list, planBase(*found.Runtime, name, true))
-		}
-		for _, b := range found.Buildtime {
-			list = append(list, planBase(b, name, false))
-		}
-		all[s.ID] = list
-	}
-	return all
-}
-
-func planBase(b dockerfile.Base, name string, runtime bool) taskspec.PlanBase {
-	return taskspec.PlanBase{
-		Ref: b.Ref, Written: b.Written, Use: string(b.Use), Runtime: runtime, Platform: b.Platform, Dockerfile: name, Line: b.Line, Unresolved: b.Unresolved,
-	}
-}
-
-func scanOptions(b *taskspec.Build, vars taskspec.RunVars) dockerfile.Options {
-	opt := dockerfile.Options{BuildArgs: map[string]string{}, Target: b.Target, Contexts: map[string]string{}}
-	if len(b.Platforms) > 0 {
-		opt.Platform = b.Platforms[0]
-	} else if vars.OS != "" && vars.Architecture != "" {
-		opt.Platform = vars.OS + "/" + vars.Architecture
-	}
-	for _, kv := range b.BuildArgs {
-		if !kv.Bare {
-			opt.BuildArgs[kv.Key] = kv.Value
-		}
-	}
-	for _, kv := range b.Contexts {
-		opt.Contexts[kv.Key] = kv.Value
-	}
-	return opt
-}
-
-// dockerfile returns the name and content of a build step's Dockerfile.
-func (d *document) dockerfile(s *taskspec.Step) (name string, data []byte, err error) {
-	context := s.Build.Context
-	if strings.Contains(context, "://") || strings.HasPrefix(context, "git@") || strings.HasPrefix(context, "github.com/") {
-		return s.Build.Dockerfile, nil, fmt.Errorf("the context %s is not on this host", context)
-	}
-	name = path.Join(s.WorkingDirectory, context, "Dockerfile")
-	if s.Build.Dockerfile != "" {
-		name = path.Join(s.WorkingDirectory, s.Build.Dockerfile)
-	}
-	rel, ok := strings.CutPrefix(name, "/workspace/")
-	if !ok {
-		return name, nil, errors.New("it is outside of /workspace")
-	}
-	data, err = d.read(rel)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = errors.New("it is not in the context; does an earlier step make it?")
-	}
-	return rel, data, err
 }
 
 // writePlan writes a plan as tables.

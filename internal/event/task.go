@@ -16,13 +16,18 @@ type Hook struct {
 	Name     string `json:"name"`
 	Provider string `json:"provider"` // one of webhook.Providers
 	// Secret and Previous are sealed to the server. Previous is accepted too while it is not empty.
-	Secret   []byte    `json:"secret"`
-	Previous []byte    `json:"previous,omitempty"`
-	Disabled bool      `json:"disabled,omitempty"`
-	Registry string    `json:"registry,omitempty"` // how images name the registry that delivers
-	URL      string    `json:"url,omitempty"`      // of the repository at the forge, if kiln has registered the hook there
-	RemoteID string    `json:"remoteId,omitempty"` // of the hook at the forge
-	Created  time.Time `json:"created"`
+	Secret   []byte `json:"secret"`
+	Previous []byte `json:"previous,omitempty"`
+	Disabled bool   `json:"disabled,omitempty"`
+	Registry string `json:"registry,omitempty"` // how images name the registry that delivers
+	URL      string `json:"url,omitempty"`      // of the repository at the forge, if kiln has registered the hook there
+	RemoteID string `json:"remoteId,omitempty"` // of the hook at the forge
+	// TokenSecret names the secret with the forge's token, and API is the address of the forge's API
+	// where URL does not tell it. Address is the server's address that senders use.
+	TokenSecret string    `json:"tokenSecret,omitempty"`
+	API         string    `json:"api,omitempty"`
+	Address     string    `json:"address,omitempty"`
+	Created     time.Time `json:"created"`
 	// LastDelivery is kept by whoever serves the hook, at most once a minute.
 	LastDelivery time.Time `json:"lastDelivery,omitzero"`
 }
@@ -68,3 +73,7 @@ type LinkBase struct {
 	Pinned bool   `json:"pinned,omitempty"`
 	Digest string `json:"digest,omitempty"` // that the last run has used
 }
+
+// TrustKey is the key under which it is stored that the author of pull requests is trusted in a repository:
+// its URL as in a run's Cause, and the author as there.
+func TrustKey(repository, author string) string { return Hash(repository + "|" + author) }

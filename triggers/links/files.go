@@ -1,0 +1,42 @@
+package links
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Bounds of what is read for one task.
+const (
+	maxFiles = 200
+	maxFile  = 1 << 20 // bytes
+)
+
+// files reads each file of a context once.
+type files struct {
+	read  Reader
+	known map[string]file
+}
+
+type file struct {
+	data []byte
+	err  error
+}
+
+// get returns a file by its path in the context.
+func (f *files) get(path string) ([]byte, error) {
+	if known, ok := f.known[path]; ok {
+		return known.data, known.err
+	}
+	if f.read == nil {
+		return nil, errors.New("there is no context to read it from")
+	}
+	if len(f.known) == maxFiles {
+		return nil, fmt.Errorf("it is not read: the task has more than %d files", maxFiles)
+	}
+	data, err := f.read(path)
+	if err == nil && len(data) > maxFile {
+		data, err = nil, fmt.Errorf("it has %d bytes, more than %d", len(data), maxFile)
+	}
+	f.known[path] = file{data, err}
+	return data, err
+}

@@ -1,9 +1,7 @@
 package scheduler
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"time"
 
 	"kiln/internal/event"
@@ -16,14 +14,26 @@ const (
 	defaultTimeout = time.Hour        // of a run that names none
 	timeoutGrace   = 2 * time.Minute  // how much longer than its time limit a worker may hold a run
 	outcomeLost    = "lost"
+	// supersededFor is how long it is kept in mind that a run is superseded which is not known yet.
+	supersededFor = 10 * time.Minute
 )
 
 // core is the scheduler's state and its rules, without any I/O: facts and the time go in, and the
 // entries it marks say what has to be stored, sent and cleaned up.
 type core struct {
+	maxRuns int // that may be executed at once; 0 means any number
 	runs    map[string]*entry
 	workers map[string]*member // by instance
-	queue   []string           // IDs of runs that wait, oldest first
+	pools   map[string]*pool
+	tasks   map[string]*quota // by UID
+	freed   map[string]bool   // tasks whose parked runs are to be looked at
+	held    int               // runs that are assigned
+	turn    uint64            // counts the runs that were assigned
+	last    time.Time         // when the last run was admitted
+
+	superseded map[string]supersession // by the run that gives way
+
+	urgent, changed []*entry // what is to be acted on: assignments, and the rest
 }
 
 // An entry is a run that has not ended, or whose end is not yet stored.
@@ -35,6 +45,20 @@ type entry struct {
 	stop     bool      // the worker must be told to stop the attempt
 	suspect  time.Time // when an attempt without a lease is lost; zero when it has one
 	canceled time.Time // when cancellation was asked for in this process
+
+	kind  waitKind // what its record says that it waits for
+	line  *line    // that it waits in, if any
+	place int      // in the line
+
+	inUrgent, inChanged bool          // it is in that list of the core
+	busy                bool          // an effect is under way
+	settles             []func(error) // to be called when the present state has taken effect
+}
+
+// A supersession is a run that gives way to a newer one.
+type supersession struct {
+	by string
+	at time.Time
 }
 
 // A member is a worker that is alive.
@@ -43,22 +67,46 @@ type member struct {
 	busy int
 }
 
-func newCore() *core {
-	return &core{runs: map[string]*entry{}, workers: map[string]*member{}}
+func newCore(maxRuns int) *core {
+	return &core{maxRuns: maxRuns, runs: map[string]*entry{}, workers: map[string]*member{}, pools: map[string]*pool{},
+		tasks: map[string]*quota{}, freed: map[string]bool{}, superseded: map[string]supersession{}}
 }
+
+// mark has an entry acted on.
+func (c *core) mark(e *entry) {
+	switch {
+	case e.busy: // it is marked again when that is done
+	case e.send && !e.inUrgent:
+		c.urgent, e.inUrgent = append(c.urgent, e), true
+	case !e.send && !e.inChanged:
+		c.changed, e.inChanged = append(c.changed, e), true
+	}
+}
+
+// pending reports whether there is anything to do about the entry.
+func (e *entry) pending() bool { return e.dirty || e.send || e.stop || e.run.State.Final() }
+
+// unapproved reports whether the run waits for somebody's approval.
+func (e *entry) unapproved() bool { return e.run.NeedsApproval && e.run.ApprovedBy == "" }
 
 // adopt takes over a stored run.
 func (c *core) adopt(r run.Run, rev uint64, suspect time.Time) {
 	e := &entry{run: r, rev: rev}
 	c.runs[r.ID] = e
+	c.settleIn(e, suspect)
+}
+
+// settleIn puts an entry that was read from the store where it belongs.
+func (c *core) settleIn(e *entry, suspect time.Time) {
 	switch {
-	case r.State == run.Queued:
-		c.enqueue(r.ID)
+	case e.run.State == run.Queued:
+		e.kind, _ = c.waiting(e)
+		c.enqueue(e)
 	case e.assigned():
 		e.suspect = suspect
-		if m := c.workers[e.attempt().Instance]; m != nil {
-			m.busy++
-		}
+		c.hold(e)
+	default: // its end is to be cleaned up
+		c.mark(e)
 	}
 }
 
@@ -67,31 +115,63 @@ func (c *core) admit(r run.Run, now time.Time) {
 	if _, known := c.runs[r.ID]; known {
 		return
 	}
-	r.State, r.Created, r.Reason = run.Queued, now, "waiting for a worker"
+	r.State, r.Created = run.Queued, c.after(now)
 	if r.Spec.Timeout <= 0 {
 		r.Spec.Timeout = defaultTimeout
 	}
-	c.runs[r.ID] = &entry{run: r, dirty: true}
-	c.enqueue(r.ID)
+	e := &entry{run: r, dirty: true}
+	c.runs[r.ID] = e
+	c.enqueue(e)
+	c.explain(e)
+	if s, ok := c.superseded[r.ID]; ok {
+		delete(c.superseded, r.ID)
+		c.supersede(r.ID, s.by, now)
+	}
+}
+
+// after returns a time of creation that is later than that of the run before, for runs that are admitted
+// at once are executed in that order.
+func (c *core) after(now time.Time) time.Time {
+	if ahead := c.last.Sub(now); ahead >= 0 && ahead < time.Second {
+		now = c.last.Add(time.Nanosecond)
+	}
+	c.last = now
+	return now
+}
+
+// supersede ends a run that a newer one makes superfluous, if it still waits. Its decision may come
+// later than the one that supersedes it, after a restart.
+func (c *core) supersede(id, by string, now time.Time) {
+	e := c.runs[id]
+	if e == nil {
+		c.superseded[id] = supersession{by, now}
+		return
+	}
+	if e.run.State == run.Queued {
+		c.finish(e, run.Canceled, "superseded by run "+by, now)
+	}
+}
+
+// approve lets a run proceed that waits for it.
+func (c *core) approve(e *entry, by string) {
+	if !e.unapproved() || e.run.State != run.Queued {
+		return
+	}
+	e.run.ApprovedBy, e.dirty = by, true
+	c.enqueue(e)
+	c.explain(e)
+	c.mark(e)
 }
 
 // replace gives way to the stored record of a run that was decided twice.
 func (c *core) replace(e *entry, stored run.Run, rev uint64, suspect time.Time) {
 	if e.assigned() {
-		c.release(e.attempt().Instance)
+		c.release(e)
 	}
-	c.queue = slices.DeleteFunc(c.queue, func(id string) bool { return id == e.run.ID })
-	delete(c.runs, e.run.ID)
-	c.adopt(stored, rev, suspect)
-	*e = *c.runs[stored.ID]
-	c.runs[stored.ID] = e
-}
-
-func (c *core) enqueue(id string) {
-	c.queue = append(c.queue, id)
-	slices.SortStableFunc(c.queue, func(a, b string) int {
-		return cmp.Or(c.runs[a].run.Created.Compare(c.runs[b].run.Created), cmp.Compare(a, b))
-	})
+	c.withdraw(e)
+	e.run, e.rev = stored, rev
+	e.dirty, e.send, e.stop = false, false, false
+	c.settleIn(e, suspect)
 }
 
 // attempt returns the run's current attempt.
@@ -143,7 +223,7 @@ func (c *core) lose(e *entry, reason string, blameless bool, now time.Time) {
 	}
 	a := e.attempt()
 	a.Ended, a.Outcome, a.Reason, a.Blameless = now, outcomeLost, reason, blameless
-	c.release(a.Instance)
+	c.release(e)
 	e.suspect, e.send = time.Time{}, false
 	for i := range e.run.Steps {
 		if s := &e.run.Steps[i]; !s.State.Done() || s.Kind == "cmd" {
@@ -156,8 +236,9 @@ func (c *core) lose(e *entry, reason string, blameless bool, now time.Time) {
 	case lost >= maxLost:
 		c.finish(e, run.Error, fmt.Sprintf("given up after %d lost attempts, the last because %s", lost, reason), now)
 	default:
-		e.run.State, e.run.Reason, e.dirty = run.Queued, "waiting for a worker after attempt "+fmt.Sprint(a.N)+" was lost: "+reason, true
-		c.enqueue(e.run.ID)
+		e.run.State, e.kind = run.Queued, waitNone
+		c.enqueue(e)
+		c.explain(e)
 	}
 }
 
@@ -171,25 +252,17 @@ func countLost(attempts []run.Attempt) int {
 	return n
 }
 
-func (c *core) release(instance string) {
-	if m := c.workers[instance]; m != nil && m.busy > 0 {
-		m.busy--
-	}
-}
-
 // finish ends a run.
 func (c *core) finish(e *entry, s run.State, reason string, now time.Time) {
 	if !e.run.State.CanBecome(s) {
 		return
 	}
 	if e.run.State == run.Queued {
-		c.queue = slices.DeleteFunc(c.queue, func(id string) bool { return id == e.run.ID })
+		c.withdraw(e)
 	}
-	if a := e.attempt(); e.assigned() {
-		if a.Outcome == "" {
-			c.release(a.Instance)
-			a.Ended, a.Outcome, a.Reason = now, string(s), reason
-		}
+	if a := e.attempt(); e.assigned() && a.Outcome == "" {
+		c.release(e)
+		a.Ended, a.Outcome, a.Reason = now, string(s), reason
 	}
 	for i := range e.run.Steps {
 		if st := &e.run.Steps[i]; !st.State.Done() {
@@ -201,6 +274,7 @@ func (c *core) finish(e *entry, s run.State, reason string, now time.Time) {
 	}
 	e.run.State, e.run.Reason, e.run.Finished = s, reason, now
 	e.dirty, e.send, e.stop = true, false, false
+	c.mark(e)
 }
 
 // cancel asks for the end of a run.
@@ -219,6 +293,7 @@ func (c *core) cancel(e *entry, by string, now time.Time) {
 	if e.canceled.IsZero() {
 		e.canceled = now
 	}
+	c.mark(e)
 }
 
 // lease notes that an attempt's lease was refreshed. It returns false for an attempt that is no longer
@@ -255,38 +330,14 @@ func (c *core) tick(now time.Time) {
 		case now.Sub(a.Assigned) > e.run.Spec.Timeout+timeoutGrace:
 			c.finish(e, run.Timeout, "time limit of the run exceeded; the worker did not answer", now)
 		default:
-			e.stop = !e.canceled.IsZero()
+			if e.stop = !e.canceled.IsZero(); e.stop {
+				c.mark(e)
+			}
 		}
 	}
-}
-
-// assign gives waiting runs to workers with a free slot, oldest first.
-func (c *core) assign(now time.Time) {
-	c.queue = slices.DeleteFunc(c.queue, func(id string) bool {
-		e := c.runs[id]
-		m := c.pick()
-		if m == nil {
-			return false
-		}
-		m.busy++
-		r := &e.run
-		r.Attempt++
-		r.Attempts = append(r.Attempts, run.Attempt{N: r.Attempt, Worker: m.Name, Instance: m.Instance, Assigned: now})
-		r.State, r.Reason = run.Started, ""
-		e.dirty, e.send = true, true
-		return true
-	})
-}
-
-// pick returns the worker with the most free slots, or nil. It does not look at a run's platform: a
-// worker builds a foreign one too, unless a RUN needs emulation, which the build itself finds out.
-func (c *core) pick() *member {
-	var best *member
-	for _, m := range c.workers {
-		free := m.Parallel - m.busy
-		if free > 0 && (best == nil || free > best.Parallel-best.busy || free == best.Parallel-best.busy && m.Name < best.Name) {
-			best = m
+	for id, s := range c.superseded {
+		if now.Sub(s.at) > supersededFor {
+			delete(c.superseded, id)
 		}
 	}
-	return best
 }

@@ -3,7 +3,6 @@ package scheduler
 import (
 	"fmt"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
@@ -20,7 +19,7 @@ func member1(parallel int) event.Worker {
 }
 
 func TestDecisionDeliveredTwiceMakesOneRun(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.join(member1(5), t0)
 	c.admit(decided("ra"), t0)
 	c.admit(decided("ra"), t0)
@@ -33,7 +32,7 @@ func TestDecisionDeliveredTwiceMakesOneRun(t *testing.T) {
 }
 
 func TestRunsWaitForASlotInOrderOfAge(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.admit(decided("rb"), t0.Add(time.Second))
 	c.admit(decided("ra"), t0)
 	c.assign(t0)
@@ -53,7 +52,7 @@ func TestRunsWaitForASlotInOrderOfAge(t *testing.T) {
 }
 
 func TestReportOfALostAttemptChangesNothing(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.join(member1(1), t0)
 	c.admit(decided("ra"), t0)
 	c.assign(t0)
@@ -66,7 +65,7 @@ func TestReportOfALostAttemptChangesNothing(t *testing.T) {
 }
 
 func TestLostAttemptKeepsBuildsAndRepeatsCmds(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.join(member1(1), t0)
 	c.admit(decided("ra"), t0)
 	c.assign(t0)
@@ -85,7 +84,7 @@ func TestLostAttemptKeepsBuildsAndRepeatsCmds(t *testing.T) {
 }
 
 func TestRunThatKillsThreeWorkersIsGivenUp(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.join(member1(1), t0)
 	c.admit(decided("ra"), t0)
 	for n := 1; n <= 3; n++ {
@@ -98,7 +97,7 @@ func TestRunThatKillsThreeWorkersIsGivenUp(t *testing.T) {
 }
 
 func TestShutdownOfAWorkerIsNotHeldAgainstTheRun(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.join(member1(1), t0)
 	c.admit(decided("ra"), t0)
 	for n := 1; n <= 5; n++ {
@@ -111,7 +110,7 @@ func TestShutdownOfAWorkerIsNotHeldAgainstTheRun(t *testing.T) {
 }
 
 func TestRestartedWorkerLosesItsAttemptsAtOnce(t *testing.T) {
-	c := newCore()
+	c := newCore(0)
 	c.adopt(run.Run{ID: "ra", State: run.Running, Attempt: 1,
 		Attempts: []run.Attempt{{N: 1, Worker: "one", Instance: "i0"}}, Spec: run.Spec{Timeout: time.Hour}}, 7, t0.Add(time.Minute))
 	c.join(member1(1), t0)
@@ -123,15 +122,15 @@ func TestRestartedWorkerLosesItsAttemptsAtOnce(t *testing.T) {
 
 func TestCancel(t *testing.T) {
 	t.Run("queued", func(t *testing.T) {
-		c := newCore()
+		c := newCore(0)
 		c.admit(decided("ra"), t0)
 		c.cancel(c.runs["ra"], "kim", t0)
-		if r := c.runs["ra"].run; r.State != run.Canceled || len(c.queue) != 0 {
-			t.Errorf("got %s, queue %v", r.State, c.queue)
+		if r := c.runs["ra"].run; r.State != run.Canceled || c.runs["ra"].line != nil {
+			t.Errorf("got %s, in a line: %v", r.State, c.runs["ra"].line != nil)
 		}
 	})
 	t.Run("worker does not answer", func(t *testing.T) {
-		c := newCore()
+		c := newCore(0)
 		c.join(member1(1), t0)
 		c.admit(decided("ra"), t0)
 		c.assign(t0)
@@ -146,7 +145,7 @@ func TestCancel(t *testing.T) {
 		}
 	})
 	t.Run("worker is lost meanwhile", func(t *testing.T) {
-		c := newCore()
+		c := newCore(0)
 		c.join(member1(1), t0)
 		c.admit(decided("ra"), t0)
 		c.assign(t0)
@@ -162,7 +161,7 @@ func TestCancel(t *testing.T) {
 func TestInvariants(t *testing.T) {
 	for seed := range uint64(200) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
-		c, now := newCore(), t0
+		c, now := newCore(int(seed%3)*4), t0
 		ended := map[string]run.State{}
 		for range 300 {
 			now = now.Add(time.Duration(rnd.IntN(2000)) * time.Millisecond)
@@ -176,13 +175,30 @@ func TestInvariants(t *testing.T) {
 	}
 }
 
+// anyRun is one of a pool, of a task with a limit, or one that is to be approved.
+func anyRun(id string, rnd *rand.Rand) run.Run {
+	r := decided(id)
+	r.Lane = string(laneWeights[rnd.IntN(len(laneWeights))].class)
+	r.NeedsApproval = rnd.IntN(4) == 0
+	if n := rnd.IntN(3); n > 0 {
+		r.TaskUID, r.Spec.Concurrency = fmt.Sprint("u", n), n
+	}
+	return r
+}
+
 func fact(c *core, rnd *rand.Rand, now time.Time) {
 	id := fmt.Sprintf("r%d", rnd.IntN(12))
 	instance := fmt.Sprintf("i%d", rnd.IntN(4))
 	e := c.runs[id]
-	switch rnd.IntN(9) {
+	switch rnd.IntN(11) {
 	case 0, 1:
-		c.admit(decided(id), now)
+		c.admit(anyRun(id, rnd), now)
+	case 9:
+		c.supersede(id, "rx", now)
+	case 10:
+		if e != nil {
+			c.approve(e, "kim")
+		}
 	case 2:
 		c.join(event.Worker{Name: "w" + instance[1:], Instance: instance, Parallel: 1 + rnd.IntN(3)}, now)
 	case 3:
@@ -211,7 +227,7 @@ func check(t *testing.T, c *core, ended map[string]run.State, seed uint64) {
 		if e.run.State.Final() {
 			ended[id] = e.run.State
 		}
-		if queued := slices.Contains(c.queue, id); queued != (e.run.State == run.Queued) {
+		if queued := e.line != nil; queued != (e.run.State == run.Queued && !e.unapproved()) {
 			t.Errorf("seed %d: run %s is %s, in the queue: %v", seed, id, e.run.State, queued)
 		}
 		if e.assigned() {
@@ -224,9 +240,39 @@ func check(t *testing.T, c *core, ended map[string]run.State, seed uint64) {
 			t.Errorf("seed %d: run %s is under way in an attempt that has ended", seed, id)
 		}
 	}
+	checkLimits(t, c, seed)
 	for instance, m := range c.workers {
 		if m.busy != held[instance] {
 			t.Errorf("seed %d: worker %s: %d slots busy, %d runs assigned", seed, instance, m.busy, held[instance])
+		}
+	}
+}
+
+// checkLimits checks what is held against what may be, and that nothing waits that need not.
+func checkLimits(t *testing.T, c *core, seed uint64) {
+	t.Helper()
+	held, free := map[string]int{}, 0
+	for _, m := range c.workers {
+		free += max(0, m.Parallel-m.busy)
+	}
+	total := 0
+	for _, e := range c.runs {
+		if e.assigned() {
+			held[e.run.TaskUID]++
+			total++
+		}
+	}
+	if total != c.held || c.maxRuns > 0 && total > c.maxRuns {
+		t.Errorf("seed %d: %d runs are assigned, counted %d, at most %d", seed, total, c.held, c.maxRuns)
+	}
+	for _, e := range c.runs {
+		limit := e.run.Spec.Concurrency
+		if e.run.TaskUID != "" && held[e.run.TaskUID] > limit {
+			t.Errorf("seed %d: task %s has %d runs, at most %d", seed, e.run.TaskUID, held[e.run.TaskUID], limit)
+		}
+		may := limit == 0 || held[e.run.TaskUID] < limit
+		if e.run.State == run.Queued && !e.unapproved() && may && free > 0 && !c.full() {
+			t.Errorf("seed %d: run %s waits, and nothing is in its way", seed, e.run.ID)
 		}
 	}
 }

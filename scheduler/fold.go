@@ -17,6 +17,7 @@ func (c *core) report(rep event.Report, now time.Time) {
 	}
 	fold(&e.run, rep)
 	e.dirty = true
+	c.mark(e)
 	switch {
 	case rep.Final == event.HandedBack:
 		c.lose(e, rep.Reason, rep.Blameless, now)

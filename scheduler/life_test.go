@@ -73,8 +73,8 @@ func checkSealed(t *testing.T, w *testWorker, as event.Assignment) {
 	if err := w.identity.Open(as.Token, &token); err != nil || token != "token of "+as.Run.ID {
 		t.Errorf("token %q, %v", token, err)
 	}
-	var values map[string]string
-	if err := w.identity.Open(as.Secrets, &values); err != nil || values["password"] != "hunter2" {
+	var values event.Secrets
+	if err := w.identity.Open(as.Secrets, &values); err != nil || values.Set["password"] != "hunter2" {
 		t.Errorf("secrets %v, %v", values, err)
 	}
 	if as.Run.Spec.Secrets != nil {

@@ -3,7 +3,10 @@
 // A decision becomes one run, however often it is delivered: the run's ID is part of the decision.
 // The scheduler is the only writer of a run's record. It stores every change before it acts on it, and
 // acknowledges a message only when its effect is stored, so it may be killed at any moment and resumes
-// from JetStream. Before it hands an attempt to a worker it raises the run's fence in the registry:
+// from JetStream. A run goes on when its task is deleted, be it queued or under way: it was decided.
+// That a run is queued, started and finished is told in events, each of them once; none delays the run.
+//
+// Waiting runs are served by pool and by lane, in each lane in the order of their creation. Before it hands an attempt to a worker it raises the run's fence in the registry:
 // whatever an older attempt still does, it can publish nothing.
 package scheduler
 
@@ -12,8 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,7 +25,6 @@ import (
 	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/store"
-	"kiln/triggers/decide"
 )
 
 // A Fence keeps older attempts of a run from publishing.
@@ -43,29 +44,52 @@ type Scheduler struct {
 	// Token mints the registry token of the run's current attempt.
 	Token func(run.Run) (string, error)
 	// Active lists the runs that were not final when the process started.
-	Active   func(context.Context) ([]string, error)
+	Active func(context.Context) ([]string, error)
+	// Resolve returns the values of the secrets that the run names in Spec.Refs. It may block. An error
+	// that wraps secret.ErrUnknown or store.ErrNotFound ends the run; others do after a minute. Nil means that
+	// there are none.
+	Resolve  func(ctx context.Context, r run.Run) (event.Secrets, error)
+	MaxRuns  int // runs executed at once; 0 means as many as the workers take
 	LeaseTTL time.Duration
 	Log      *slog.Logger
 
-	core   *core
-	inbox  chan item
-	sealed sealedToken
+	once    sync.Once
+	inbox   chan item
+	ended   chan struct{} // closed when Run has returned
+	results chan result
+	running sync.WaitGroup // effects, and what settles announcements
+	sealed  sealedToken
+
+	// Of the loop alone.
+	core    *core
+	effects int // under way
+	failed  []*entry
 }
 
-// An item is one fact for the loop: apply changes the core, settle is called once the change of the run
-// is stored.
+// An item is one fact for the loop: apply changes the core, settle is called once the changes of the
+// runs are stored.
 type item struct {
-	run    string // empty if it is about none
+	runs   []string
 	apply  func(now time.Time) error
 	settle func(error)
 }
 
-// maxBatch is how many facts are applied before their effects are stored.
-const maxBatch = 256
+const (
+	maxBatch = 256 // facts that are applied before they are acted on
+	readers  = 32  // records that are read at once
+)
 
-// Run schedules until ctx is done. It returns nil then, and an error only if it could not start.
+// prepare makes what Run and those who ask have in common.
+func (s *Scheduler) prepare() {
+	s.once.Do(func() { s.inbox, s.ended = make(chan item, maxBatch), make(chan struct{}) })
+}
+
+// Run schedules until ctx is done. It returns nil then, and an error only if it could not start. It is
+// called once.
 func (s *Scheduler) Run(ctx context.Context) error {
-	s.core, s.inbox = newCore(), make(chan item, maxBatch)
+	s.prepare()
+	s.core, s.results = newCore(s.MaxRuns), make(chan result, maxBatch)
+	defer close(s.ended)
 	if err := s.resume(ctx); err != nil {
 		return fmt.Errorf("scheduler: %w", err)
 	}
@@ -73,17 +97,54 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	g.Go(func() error { return s.loop(ctx) })
 	g.Go(func() error { return s.watchLeases(ctx) })
 	g.Go(func() error { return s.watchWorkers(ctx) })
-	g.Go(func() error {
-		return s.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamDecisions, Name: "scheduler", Filter: event.SubjectDecisions}, s.onDecision(ctx))
-	})
-	g.Go(func() error {
-		return s.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamReports, Name: "scheduler", Filter: event.SubjectReports}, s.onReport(ctx))
-	})
-	g.Go(func() error {
-		return s.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler", Filter: event.CancelFilter}, s.onCancel(ctx))
-	})
-	return g.Wait()
+	g.Go(func() error { return s.announce(ctx) })
+	for _, c := range []struct {
+		consumer bus.Consumer
+		handle   func(bus.Message)
+	}{
+		{bus.Consumer{Stream: bus.StreamDecisions, Name: "scheduler", Filter: event.SubjectDecisions}, s.onDecision(ctx)},
+		{bus.Consumer{Stream: bus.StreamReports, Name: "scheduler", Filter: event.SubjectReports}, s.onReport(ctx)},
+		{bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler", Filter: event.CancelFilter}, s.onCancel(ctx)},
+		{bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler-approvals", Filter: event.ApproveFilter}, s.onApproval(ctx)},
+	} {
+		g.Go(func() error { return s.Bus.Consume(ctx, c.consumer, c.handle) })
+	}
+	err := g.Wait()
+	s.running.Wait()
+	return err
 }
+
+// Queue says what the queued runs among ids wait for; without ids what all do, in the order of their
+// pools and lanes. Runs that are not queued are left out. It asks the loop, and blocks until it answers.
+func (s *Scheduler) Queue(ctx context.Context, ids ...string) ([]Waiting, error) {
+	s.prepare()
+	answer := make(chan []Waiting, 1)
+	ask := item{settle: func(error) {}, apply: func(time.Time) error {
+		if len(ids) > 0 {
+			answer <- s.core.places(ids)
+		} else {
+			answer <- s.core.snapshot()
+		}
+		return nil
+	}}
+	select {
+	case s.inbox <- ask:
+	case <-s.ended:
+		return nil, errEnded
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	select {
+	case list := <-answer:
+		return list, nil
+	case <-s.ended:
+		return nil, errEnded
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+var errEnded = errors.New("the scheduler has stopped")
 
 // resume reads the runs that have not ended. An attempt under way has a lease time to show itself.
 func (s *Scheduler) resume(ctx context.Context) error {
@@ -91,63 +152,95 @@ func (s *Scheduler) resume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range ids {
-		r, rev, err := s.Store.Runs.Get(ctx, id)
-		if errors.Is(err, store.ErrNotFound) {
-			continue
-		}
-		if err != nil {
+	type stored struct {
+		run run.Run
+		rev uint64
+	}
+	found := make([]stored, len(ids))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(readers)
+	for i, id := range ids {
+		g.Go(func() error {
+			r, rev, err := s.Store.Runs.Get(gctx, id)
+			if errors.Is(err, store.ErrNotFound) {
+				return nil
+			}
+			found[i] = stored{r, rev}
 			return err
-		}
-		if !r.State.Final() {
-			s.core.adopt(r, rev, time.Now().Add(s.LeaseTTL))
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	suspect := time.Now().Add(s.LeaseTTL)
+	for _, f := range found {
+		if f.rev > 0 && !f.run.State.Final() {
+			s.core.adopt(f.run, f.rev, suspect)
 		}
 	}
 	return nil
 }
 
-// loop applies facts and stores their effects, one batch after the other.
+// loop applies facts and has their effects executed.
 func (s *Scheduler) loop(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		var batch []item
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			s.core.tick(time.Now())
+			s.core.tick(time.Now().UTC())
+			s.retry()
+		case r := <-s.results:
+			s.conclude(r, time.Now().UTC())
 		case it := <-s.inbox:
-			batch = s.drain(it)
+			s.apply(it, time.Now().UTC())
 		}
-		now, errs := time.Now().UTC(), make([]error, len(batch))
-		for i, it := range batch {
-			errs[i] = it.apply(now)
-		}
-		s.core.assign(now)
-		failed := s.flush(ctx)
-		for _, err := range failed {
-			if ctx.Err() == nil {
-				s.Log.Error("run state not stored, trying again", "err", err)
-			}
-		}
-		for i, it := range batch {
-			it.settle(errors.Join(errs[i], failed[it.run]))
+		s.drain()
+		s.core.assign(time.Now().UTC())
+		s.act(ctx)
+	}
+}
+
+// drain takes in what else there is to be known, up to a bound: what was learned is to be acted on.
+func (s *Scheduler) drain() {
+	for range maxBatch {
+		select {
+		case r := <-s.results:
+			s.conclude(r, time.Now().UTC())
+		case it := <-s.inbox:
+			s.apply(it, time.Now().UTC())
+		default:
+			return
 		}
 	}
 }
 
-func (s *Scheduler) drain(first item) []item {
-	batch := []item{first}
-	for len(batch) < maxBatch {
-		select {
-		case it := <-s.inbox:
-			batch = append(batch, it)
-		default:
-			return batch
+// apply changes the core by a fact, which is settled when the runs that it is about have no change left
+// that is not stored.
+func (s *Scheduler) apply(it item, now time.Time) {
+	if err := it.apply(now); err != nil {
+		it.settle(err)
+		return
+	}
+	left := 0
+	var failure error
+	settled := func(err error) {
+		failure = errors.Join(failure, err)
+		if left--; left == 0 {
+			it.settle(failure)
 		}
 	}
-	return batch
+	for _, id := range it.runs {
+		if e := s.core.runs[id]; e != nil && (e.busy || e.pending()) {
+			left++
+			e.settles = append(e.settles, settled)
+		}
+	}
+	if left == 0 {
+		it.settle(nil)
+	}
 }
 
 // put hands a fact to the loop.
@@ -161,111 +254,4 @@ func (s *Scheduler) put(ctx context.Context, it item) {
 // observe hands over a fact that needs no settling.
 func (s *Scheduler) observe(ctx context.Context, apply func(now time.Time)) {
 	s.put(ctx, item{apply: func(now time.Time) error { apply(now); return nil }, settle: func(error) {}})
-}
-
-func (s *Scheduler) onDecision(ctx context.Context) func(bus.Message) {
-	return func(m bus.Message) {
-		var d event.Decision
-		if err := m.Decode(&d); err != nil {
-			m.Settle(err)
-			return
-		}
-		if d.Made.Kind != decide.Run || d.Run == nil {
-			m.Settle(nil)
-			return
-		}
-		s.put(ctx, item{run: d.Run.ID, settle: m.Settle, apply: func(now time.Time) error {
-			s.core.admit(*d.Run, now)
-			return nil
-		}})
-	}
-}
-
-func (s *Scheduler) onReport(ctx context.Context) func(bus.Message) {
-	return func(m bus.Message) {
-		var rep event.Report
-		if err := m.Decode(&rep); err != nil {
-			m.Settle(err)
-			return
-		}
-		s.put(ctx, item{run: rep.Run, settle: m.Settle, apply: func(now time.Time) error {
-			s.core.report(rep, now)
-			return nil
-		}})
-	}
-}
-
-func (s *Scheduler) onCancel(ctx context.Context) func(bus.Message) {
-	return func(m bus.Message) {
-		var ev event.Event
-		var want event.CancelRequested
-		err := m.Decode(&ev)
-		if err == nil {
-			err = decodeData(ev, &want)
-		}
-		if err != nil {
-			m.Settle(err)
-			return
-		}
-		s.put(ctx, item{run: want.Run, settle: m.Settle, apply: func(now time.Time) error {
-			e := s.core.runs[want.Run]
-			if e == nil {
-				return s.unknownRun(ctx, want.Run, ev.Time, now)
-			}
-			s.core.cancel(e, want.By, now)
-			return nil
-		}})
-	}
-}
-
-// unknownRun decides what to do with a wish about a run that is not active: nothing if it has ended,
-// wait a while if its decision may still be on the way.
-func (s *Scheduler) unknownRun(ctx context.Context, id string, asked, now time.Time) error {
-	if _, _, err := s.Store.Runs.Get(ctx, id); err == nil {
-		return nil
-	}
-	if now.Sub(asked) > time.Minute {
-		return fmt.Errorf("%w: no run %s", bus.ErrPoison, id)
-	}
-	return fmt.Errorf("run %s is not known yet", id)
-}
-
-func (s *Scheduler) watchWorkers(ctx context.Context) error {
-	return s.Store.Workers.Watch(ctx, ">", func(e *store.Entry[event.Worker]) bool {
-		switch {
-		case e == nil:
-		case e.Gone:
-			s.observe(ctx, func(time.Time) { s.core.leave(e.Key) })
-		default:
-			s.observe(ctx, func(now time.Time) { s.core.join(e.Value, now) })
-		}
-		return true
-	})
-}
-
-func (s *Scheduler) watchLeases(ctx context.Context) error {
-	return s.Store.Leases.Watch(ctx, ">", func(e *store.Entry[event.Lease]) bool {
-		if e == nil {
-			return true
-		}
-		id, n, ok := splitLease(e.Key)
-		switch {
-		case !ok:
-		case e.Gone:
-			s.observe(ctx, func(now time.Time) { s.core.expire(id, n, now) })
-		default:
-			s.observe(ctx, func(time.Time) {
-				if !s.core.lease(id, n) {
-					s.tellToStop(e.Value.Instance, id, n, "because the attempt was given up")
-				}
-			})
-		}
-		return true
-	})
-}
-
-func splitLease(key string) (runID string, attempt int, ok bool) {
-	runID, rest, _ := strings.Cut(key, ".")
-	attempt, err := strconv.Atoi(rest)
-	return runID, attempt, err == nil
 }

@@ -34,7 +34,7 @@ type site struct {
 	leaseTTL time.Duration
 }
 
-func newSite(t *testing.T, leaseTTL time.Duration) *site {
+func newSite(t testing.TB, leaseTTL time.Duration) *site {
 	t.Helper()
 	b := natstest.Start(t)
 	s, err := store.Open(t.Context(), b.JetStream(), leaseTTL)
@@ -51,15 +51,23 @@ func newSite(t *testing.T, leaseTTL time.Duration) *site {
 
 // schedule runs a new scheduler, with an index of its own, until the returned function is called,
 // which waits for its end.
-func (s *site) schedule(t *testing.T) (stop func()) {
+func (s *site) schedule(t testing.TB) (stop func()) {
+	t.Helper()
+	_, stop = s.start(t, func(*scheduler.Scheduler) {})
+	return stop
+}
+
+// start is schedule for a scheduler that is set up further.
+func (s *site) start(t testing.TB, set func(*scheduler.Scheduler)) (sched *scheduler.Scheduler, stop func()) {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	x, err := index.Open(filepath.Join(t.TempDir(), "index"), log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	sched := &scheduler.Scheduler{Bus: s.bus, Store: s.store, Fence: s.fence, Secrets: s.identity, Active: x.Active,
+	sched = &scheduler.Scheduler{Bus: s.bus, Store: s.store, Fence: s.fence, Secrets: s.identity, Active: x.Active,
 		Token: func(r run.Run) (string, error) { return "token of " + r.ID, nil }, LeaseTTL: s.leaseTTL, Log: log}
+	set(sched)
 	ctx, cancel := context.WithCancel(t.Context())
 	indexed, scheduled := make(chan error, 1), make(chan error, 1)
 	go func() { indexed <- x.Run(ctx, &s.store.Runs); close(indexed) }()
@@ -71,11 +79,11 @@ func (s *site) schedule(t *testing.T) (stop func()) {
 		}
 	}
 	t.Cleanup(stop)
-	return stop
+	return sched, stop
 }
 
 // decide stores the decision about a run.
-func (s *site) decide(t *testing.T, r run.Run) {
+func (s *site) decide(t testing.TB, r run.Run) {
 	t.Helper()
 	d := event.Decision{Made: decide.Decision{Kind: decide.Run, Time: time.Now().UTC()}, Run: &r}
 	if _, err := s.bus.Create(t.Context(), event.DecisionSubject(event.QuickTask, r.ID), d, 0); err != nil {
@@ -83,7 +91,7 @@ func (s *site) decide(t *testing.T, r run.Run) {
 	}
 }
 
-func (s *site) report(t *testing.T, rep event.Report) {
+func (s *site) report(t testing.TB, rep event.Report) {
 	t.Helper()
 	rep.Time = time.Now().UTC()
 	if _, err := s.bus.Publish(t.Context(), event.ReportSubject(rep.Run), event.ReportID(rep), rep); err != nil {
@@ -91,7 +99,7 @@ func (s *site) report(t *testing.T, rep event.Report) {
 	}
 }
 
-func (s *site) cancel(t *testing.T, id string) {
+func (s *site) cancel(t testing.TB, id string) {
 	t.Helper()
 	ev, err := event.New("cancel-"+id, "/test", event.TypeCancelRequested, time.Now().UTC(), event.CancelRequested{Run: id, By: "kim"})
 	if err != nil {
@@ -103,7 +111,7 @@ func (s *site) cancel(t *testing.T, id string) {
 }
 
 // await returns the record of a run as soon as ok says that it is the one.
-func (s *site) await(t *testing.T, id string, ok func(run.Run) bool) run.Run {
+func (s *site) await(t testing.TB, id string, ok func(run.Run) bool) run.Run {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
@@ -125,7 +133,7 @@ func (s *site) await(t *testing.T, id string, ok func(run.Run) bool) run.Run {
 func in(state run.State) func(run.Run) bool { return func(r run.Run) bool { return r.State == state } }
 
 // awaitNoLease waits until an attempt has no lease.
-func (s *site) awaitNoLease(t *testing.T, id string, attempt int) {
+func (s *site) awaitNoLease(t testing.TB, id string, attempt int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
@@ -141,7 +149,7 @@ func (s *site) awaitNoLease(t *testing.T, id string, attempt int) {
 
 // wantFence checks whether the registry accepts publications of an attempt. The manifest is not
 // there, which an attempt is told that has passed the fence.
-func (s *site) wantFence(t *testing.T, id string, attempt int, want error) {
+func (s *site) wantFence(t testing.TB, id string, attempt int, want error) {
 	t.Helper()
 	_, err := s.registry.Publish(t.Context(), registry.Publication{Run: id, Attempt: attempt, Step: "build", Tags: []registry.Tag{
 		{Repository: "app", Tag: "v1", Digest: "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"}}})
@@ -158,7 +166,7 @@ type testWorker struct {
 	controls    chan event.Control
 }
 
-func (s *site) worker(t *testing.T, name, instance string) *testWorker {
+func (s *site) worker(t testing.TB, name, instance string) *testWorker {
 	t.Helper()
 	identity, err := secret.NewIdentity()
 	if err != nil {
@@ -173,7 +181,7 @@ func (s *site) worker(t *testing.T, name, instance string) *testWorker {
 	return w
 }
 
-func (w *testWorker) listen(t *testing.T, b *bus.Bus) {
+func (w *testWorker) listen(t testing.TB, b *bus.Bus) {
 	t.Helper()
 	unsubscribe, err := subscribe(b, event.ControlSubject(w.Instance), w.controls)
 	if err != nil {
@@ -199,7 +207,7 @@ func (w *testWorker) listen(t *testing.T, b *bus.Bus) {
 }
 
 // keepAlive refreshes the worker's registration until t ends.
-func (s *site) keepAlive(t *testing.T, w event.Worker) {
+func (s *site) keepAlive(t testing.TB, w event.Worker) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -221,7 +229,7 @@ func (s *site) keepAlive(t *testing.T, w event.Worker) {
 	t.Cleanup(func() { cancel(); <-done })
 }
 
-func receive[T any](t *testing.T, what string, from <-chan T) T {
+func receive[T any](t testing.TB, what string, from <-chan T) T {
 	t.Helper()
 	select {
 	case v := <-from:
@@ -233,7 +241,7 @@ func receive[T any](t *testing.T, what string, from <-chan T) T {
 }
 
 // assigned returns the next assignment and checks which it is.
-func (w *testWorker) assigned(t *testing.T, id string, attempt int) event.Assignment {
+func (w *testWorker) assigned(t testing.TB, id string, attempt int) event.Assignment {
 	t.Helper()
 	as := receive(t, "assignment", w.assignments)
 	if as.Run.ID != id || as.Run.Attempt != attempt {

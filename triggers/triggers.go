@@ -1,94 +1,288 @@
 // Package triggers decides which runs are due.
 //
-// It folds events into decisions. A decision is stored once per observation, guarded by the last
-// message of its track, and carries the identity of the run it makes due: an event that is delivered
-// again, to this process or another, finds the decision and changes nothing.
+// It folds facts into decisions: pushes to git repositories and registries, requests, timers, the ends of
+// runs, and what it finds by itself when it compares the world with what it knows. Each fact is only a
+// reason to look at the tracks of the tasks concerned; what counts is what refs and images resolve to
+// after the track's state was read (see package decide).
+//
+// A decision is stored on the condition that the track's last one is still the one that it was made from,
+// and it carries the run that it makes due. So a fact that is delivered again, to this process or another,
+// finds its decision and changes nothing, and of two that are decided at once one is decided again. An
+// event is acknowledged when the decisions about it are stored and the alarms that they need are set; until
+// then it comes again. A fact that is lost is found when the world is reconciled.
+//
+// A repository or registry that cannot be reached delays the tasks that use it, and no others.
 package triggers
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/bus"
 	"kiln/internal/event"
-	"kiln/internal/run"
+	"kiln/internal/graph"
+	"kiln/internal/source/git"
+	"kiln/internal/store"
+	"kiln/internal/task"
+	"kiln/triggers/clock"
 	"kiln/triggers/decide"
+	"kiln/triggers/watch"
 )
 
-// requestAge is how long the decision about a request is kept; a repeated request finds it until then.
-const requestAge = 30 * 24 * time.Hour
+const (
+	everyDefault = 5 * time.Minute
+	inHand       = 64               // events of a kind that are decided at once
+	ackWait      = 15 * time.Second // after which an event comes again whose decider has died
+	setupsAtOnce = 8
+)
 
-// A Decider turns events into decisions. Its fields are set before Run is called and not changed after.
+// A Decider turns facts into decisions. Its fields are set before Run is called and not changed after. With
+// no Store it decides requests for runs of no task, and nothing else.
 type Decider struct {
-	Bus *bus.Bus
-	Log *slog.Logger
+	Bus      *bus.Bus
+	Store    *store.Store
+	Mirrors  *git.Mirrors // nil if no task may have a git repository
+	Clock    *clock.Clock
+	Images   *watch.Watcher // nil if base images are not looked up
+	Registry string         // host of the co-located registry, as images name it
+	Aliases  graph.Aliases
+	// Secret returns the value of a secret, for the repositories of tasks.
+	Secret func(ctx context.Context, name string) (string, error)
+	// Every is how often the world is reconciled; zero means every 5 minutes, less than zero never.
+	Every time.Duration
+	Log   *slog.Logger
+
+	cat         catalog
+	branches    sync.Map // URL and secret to the name of the repository's default branch
+	setups      chores   // tasks that are new, or have changed
+	watching    chores   // one: the images to watch have changed
+	swept       sync.Map // UID to what the last reconciliation has found of the task, a worldPrint
+	generations sync.Map // UID to *atomic.Uint64
+	sweeping    sync.Mutex
+	lately      recent
+
+	begin  sync.Once
+	loaded chan struct{} // closed when the catalog is there
 }
 
-// Run decides until ctx is done. It returns nil then, and an error only if it could not start.
+// ready returns a channel that is closed when all tasks are known.
+func (d *Decider) ready() chan struct{} {
+	d.begin.Do(func() { d.loaded = make(chan struct{}) })
+	return d.loaded
+}
+
+// Run decides until ctx is done. It returns nil then, and an error only if it could not start or has lost
+// what it reads. Run is called once.
 func (d *Decider) Run(ctx context.Context) error {
-	err := d.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamEvents, Name: "triggers-requests", Filter: event.RequestFilter},
-		func(m bus.Message) {
-			var ev event.Event
-			err := m.Decode(&ev)
-			if err == nil {
-				err = d.request(ctx, ev)
-			}
-			m.Settle(err)
-		})
-	if err != nil {
+	g, ctx := errgroup.WithContext(ctx)
+	if d.Store == nil {
+		close(d.ready())
+	} else {
+		d.runTasks(ctx, g)
+	}
+	g.Go(func() error {
+		select {
+		case <-d.ready():
+		case <-ctx.Done():
+			return nil
+		}
+		return d.consume(ctx)
+	})
+	if err := g.Wait(); err != nil {
 		return fmt.Errorf("triggers: %w", err)
 	}
 	return nil
 }
 
-// request makes the run that somebody asked for due.
-func (d *Decider) request(ctx context.Context, ev event.Event) error {
-	var req event.RunRequested
-	if err := json.Unmarshal(ev.Data, &req); err != nil {
-		return fmt.Errorf("%w: %s %s: %w", bus.ErrPoison, ev.Type, ev.ID, err)
-	}
-	now := time.Now().UTC()
-	id, err := run.NewID(now, rand.Reader)
-	if err != nil {
-		return err
-	}
-	_, err = d.Bus.Create(ctx, event.DecisionSubject(event.QuickTask, req.Key), onDemand(ev, req, id, now), requestAge)
-	if errors.Is(err, bus.ErrConflict) {
-		return d.announceStored(ctx, req.Key)
-	}
-	if err != nil {
-		return err
-	}
-	return d.Bus.Signal(event.DecidedSubject(req.Key), id)
-}
-
-// announceStored repeats the hint for a request that was decided before.
-func (d *Decider) announceStored(ctx context.Context, key string) error {
-	var stored event.Decision
-	if _, err := d.Bus.Last(ctx, bus.StreamDecisions, event.DecisionSubject(event.QuickTask, key), &stored); err != nil {
-		return err
-	}
-	if stored.Run == nil {
+// runTasks keeps the catalog and has done what tasks call for.
+func (d *Decider) runTasks(ctx context.Context, g *errgroup.Group) {
+	tasks, linked := make(chan struct{}), make(chan struct{})
+	g.Go(func() error {
+		return watched(ctx, "tasks", d.Store.Tasks.Watch(ctx, ">", func(e *store.Entry[task.Task]) bool {
+			switch {
+			case e == nil:
+				close(tasks)
+			case e.Gone:
+				d.taskChange(ctx, e.Key, nil)
+			default:
+				d.taskChange(ctx, e.Key, &e.Value)
+			}
+			return true
+		}))
+	})
+	g.Go(func() error {
+		return watched(ctx, "links", d.Store.Links.Watch(ctx, ">", func(e *store.Entry[event.Links]) bool {
+			switch {
+			case e == nil:
+				close(linked)
+				return true
+			case e.Gone:
+				d.cat.setLinks(e.Key, nil)
+			default:
+				d.cat.setLinks(e.Key, &e.Value)
+			}
+			d.watching.add("")
+			return true
+		}))
+	})
+	g.Go(func() error {
+		for _, there := range []chan struct{}{tasks, linked} {
+			select {
+			case <-there:
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		close(d.ready())
+		g.Go(func() error { d.setups.run(ctx, setupsAtOnce, d.setUp); return nil })
+		g.Go(func() error { d.watching.run(ctx, 1, d.rewatch); return nil })
+		g.Go(func() error { return d.Clock.Run(ctx, d.alarm) })
+		g.Go(func() error { d.sweep(ctx); return nil })
 		return nil
-	}
-	return d.Bus.Signal(event.DecidedSubject(key), stored.Run.ID)
+	})
 }
 
-// onDemand is the decision about a request: a person asked, so the run is due.
-func onDemand(ev event.Event, req event.RunRequested, id string, now time.Time) event.Decision {
-	kind := run.CauseManual
-	if req.RerunOf != "" {
-		kind = run.CauseRerun
+// watched is the error of a watch that has ended.
+func watched(ctx context.Context, what string, err error) error {
+	if err == nil && ctx.Err() == nil {
+		return fmt.Errorf("the watch of %s has ended; restart the server", what)
 	}
-	made := decide.Decision{Kind: decide.Run, Time: now, Class: decide.ClassManual, Lane: decide.ClassManual, Event: ev.ID,
-		Reason: "asked for by " + req.By, Run: id, Request: req.Key, By: req.By, RerunOf: req.RerunOf}
-	return event.Decision{Made: made, Run: &run.Run{
-		ID: id, State: run.Queued, Created: now, Spec: req.Spec,
-		Cause: run.Cause{Kind: kind, Event: ev.ID, Request: req.Key, By: req.By, RerunOf: req.RerunOf},
-	}}
+	return err
+}
+
+// rewatch has the images watched that tasks are built on.
+func (d *Decider) rewatch(context.Context, string) error {
+	if d.Images != nil {
+		d.Images.Track(d.cat.images())
+	}
+	return nil
+}
+
+// consume decides events until ctx is done.
+func (d *Decider) consume(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	read := func(name string, filters ...string) {
+		g.Go(func() error {
+			var hands sync.WaitGroup
+			err := d.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamEvents, Name: name, Filters: filters, AckWait: ackWait, Pending: inHand},
+				func(m bus.Message) { d.receive(ctx, &hands, m) })
+			hands.Wait()
+			return err
+		})
+	}
+	read("triggers-requests", event.RequestFilter)
+	if d.Store != nil {
+		read("triggers-git", event.GitFilter)
+		read("triggers-images", event.ImagePushedFilter, event.RegistryFilter)
+		read("triggers-finished", event.FinishedFilter)
+	}
+	return g.Wait()
+}
+
+// receive decides one delivery of an event. A request of no task is decided at once; others may wait for
+// somebody and do so on the side. No more than inHand are in hand, as no more are delivered.
+func (d *Decider) receive(ctx context.Context, hands *sync.WaitGroup, m bus.Message) {
+	var ev event.Event
+	if err := m.Decode(&ev); err != nil {
+		m.Settle(err)
+		return
+	}
+	if ev.Type == event.TypeRunRequested {
+		var req event.RunRequested
+		if err := decode(ev, &req); err != nil || req.TaskUID == "" {
+			if err == nil {
+				err = d.quick(ctx, ev, req)
+			}
+			m.Settle(err)
+			return
+		}
+	}
+	hands.Go(func() {
+		stop := keep(m)
+		seq, err := m.Sequence()
+		if err == nil {
+			err = d.handle(ctx, ev, seq, nil, false)
+		}
+		stop()
+		m.Settle(err)
+	})
+}
+
+// keep says again and again that a message is being worked on, until stop is called.
+func keep(m bus.Message) (stop func()) {
+	end := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		t := time.NewTicker(ackWait / 3)
+		defer t.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-t.C:
+				m.Working()
+			}
+		}
+	})
+	return func() { close(end); done.Wait() }
+}
+
+// handle decides what an event makes due. Events of other types, and about what no task follows, make
+// nothing due.
+func (d *Decider) handle(ctx context.Context, ev event.Event, seq uint64, r *report, dry bool) error {
+	occ := &occasion{event: ev.ID, seq: seq, at: ev.Time, origin: decide.FromEvent, report: r, dry: dry}
+	switch ev.Type {
+	case event.TypeGitPushed:
+		return d.push(ctx, ev, occ)
+	case event.TypePullRequestUpdated:
+		return d.pull(ctx, ev, occ)
+	case event.TypeImagePushed:
+		return d.imagePushed(ctx, ev, occ)
+	case event.TypeRegistryPushed:
+		return d.registryPushed(ctx, ev, occ)
+	case event.TypeRunFinished:
+		if dry {
+			return nil
+		}
+		return d.runFinished(ctx, ev)
+	case event.TypeRunRequested:
+		var req event.RunRequested
+		if err := decode(ev, &req); err != nil || dry {
+			return err
+		}
+		if req.TaskUID == "" {
+			return d.quick(ctx, ev, req)
+		}
+		return d.taskRequest(ctx, ev, seq, req)
+	}
+	return nil
+}
+
+// Replay handles the event with a sequence of the stream of events again, as if it came now. What was
+// decided about it before still holds. A dry run stores nothing.
+func (d *Decider) Replay(ctx context.Context, seq uint64, dryRun bool) (Report, error) {
+	if err := d.awaitReady(ctx); err != nil {
+		return Report{}, err
+	}
+	ev, err := d.eventAt(ctx, seq)
+	if err != nil {
+		return Report{}, err
+	}
+	r := &report{}
+	err = d.handle(ctx, ev, seq, r, dryRun)
+	return r.Report, err
+}
+
+func (d *Decider) awaitReady(ctx context.Context) error {
+	select {
+	case <-d.ready():
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

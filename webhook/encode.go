@@ -136,6 +136,9 @@ func holds(body []byte, secret Secret) bool {
 	if bytes.Contains(body, []byte(secret)) {
 		return true
 	}
+	if !strings.ContainsFunc(string(secret), func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\\<>&`, r) }) {
+		return false // it looks the same within a JSON string
+	}
 	quoted, err := json.Marshal(string(secret))
 	inner := bytes.Trim(quoted, `"`)
 	return err == nil && string(inner) != string(secret) && bytes.Contains(body, inner)

@@ -47,15 +47,17 @@ type Hook struct {
 }
 
 // A Handler serves POST /hooks/{provider}/{hook ID}. Its fields are set before it is used and not
-// changed after; all but Log and Now are required.
+// changed after; all but Used, Log and Now are required.
 type Handler struct {
 	// Hooks returns the hook with that ID, or an error that wraps ErrNoHook.
 	Hooks func(ctx context.Context, id string) (Hook, error)
 	// Publish stores an encoded event as the first message of subject. It returns nil when the message
 	// is stored, or was already there; an error that wraps bus.ErrFull when there is no room.
 	Publish func(ctx context.Context, subject string, encoded []byte) error
-	Log     *slog.Logger     // nil drops what would be logged
-	Now     func() time.Time // nil is time.Now
+	// Used, if not nil, is told of each authenticated delivery.
+	Used func(id string, at time.Time)
+	Log  *slog.Logger     // nil drops what would be logged
+	Now  func() time.Time // nil is time.Now
 
 	held   atomic.Int64 // bytes of bodies in hand
 	bodies sync.Pool    // *bytes.Buffer
@@ -63,9 +65,9 @@ type Handler struct {
 }
 
 // Publisher returns a Publish that stores events on a bus.
-func Publisher(b *bus.Bus) func(ctx context.Context, subject string, encoded []byte) error {
+func Publisher(c *bus.Creator) func(ctx context.Context, subject string, encoded []byte) error {
 	return func(ctx context.Context, subject string, encoded []byte) error {
-		_, err := b.Create(ctx, subject, json.RawMessage(encoded), 0)
+		err := c.Create(ctx, subject, encoded)
 		if errors.Is(err, bus.ErrConflict) {
 			return nil
 		}
@@ -111,26 +113,28 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // accept decodes an authenticated delivery, has its events stored and answers.
 func (h *Handler) accept(w http.ResponseWriter, r *http.Request, p provider, hook Hook, raw []byte) {
+	if h.Used != nil {
+		h.Used(hook.ID, h.now())
+	}
 	d := delivery{header: r.Header, hook: hook}
-	log := h.log().With("hook", hook.ID, "provider", hook.Provider)
 	var err error
 	if d.body, err = payload(r.Header, raw); err == nil {
 		d.found, err = p.decode(d)
 	}
 	switch {
 	case errors.Is(err, errNoRegistry):
-		log.Warn("delivery cannot be mapped", "err", err)
+		h.log().Warn("delivery cannot be mapped", "hook", hook.ID, "provider", hook.Provider, "err", err)
 		answerError(w, http.StatusUnprocessableEntity, err.Error())
 		return
 	case err != nil:
-		log.Warn("delivery cannot be decoded", "err", err)
+		h.log().Warn("delivery cannot be decoded", "hook", hook.ID, "provider", hook.Provider, "err", err)
 		answerError(w, http.StatusBadRequest, err.Error())
 		return
 	case d.ping:
 		answer(w, http.StatusOK, reply{Pong: true})
 		return
 	case len(d.facts) == 0:
-		log.Debug("delivery ignored", "reason", d.ignored)
+		h.log().Debug("delivery ignored", "hook", hook.ID, "provider", hook.Provider, "reason", d.ignored)
 		answer(w, http.StatusOK, reply{Ignored: d.ignored})
 		return
 	}
@@ -139,10 +143,10 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, p provider, hoo
 	ids, err := h.publish(ctx, d, clip(p.id(r.Header), maxName), len(raw))
 	switch {
 	case errors.Is(err, bus.ErrFull):
-		log.Error("event store is full, the delivery is refused", "err", err)
+		h.log().Error("event store is full, the delivery is refused", "hook", hook.ID, "provider", hook.Provider, "err", err)
 		unavailable(w, retryFull, "the event store is full")
 	case err != nil:
-		log.Error("event not stored, the delivery is refused", "err", err)
+		h.log().Error("event not stored, the delivery is refused", "hook", hook.ID, "provider", hook.Provider, "err", err)
 		unavailable(w, retrySoon, "events cannot be stored now")
 	default:
 		answer(w, http.StatusAccepted, reply{Events: ids})

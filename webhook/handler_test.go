@@ -262,8 +262,13 @@ func TestSecretsAreNotStored(t *testing.T) {
 func TestDeliveriesInJetStream(t *testing.T) {
 	t.Parallel()
 	b := natstest.Start(t)
+	creator, err := b.Creator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = creator.Close() })
 	s := newServer(t)
-	s.Config.Handler = &webhook.Handler{Publish: webhook.Publisher(b), Hooks: func(context.Context, string) (webhook.Hook, error) {
+	s.Config.Handler = &webhook.Handler{Publish: webhook.Publisher(creator), Hooks: func(context.Context, string) (webhook.Hook, error) {
 		return hookOf("github", testSecret, ""), nil
 	}}
 	body := githubPush(t, "a", "b")
@@ -277,7 +282,7 @@ func TestDeliveriesInJetStream(t *testing.T) {
 	}
 	all.Wait()
 	ids := map[string]bool{}
-	err := b.Tail(t.Context(), bus.StreamEvents, event.GitFilter, 0, false, func(_ uint64, data []byte) bool {
+	err = b.Tail(t.Context(), bus.StreamEvents, event.GitFilter, 0, false, func(_ uint64, data []byte) bool {
 		var e event.Event
 		if err := json.Unmarshal(data, &e); err != nil {
 			t.Error(err)

@@ -16,8 +16,21 @@ var (
 // A parser moves through one JSON value. After an error it does not move.
 type parser struct {
 	src []byte
+	// all is src as one string, which decoded strings are parts of; empty if src is large.
+	all string
 	pos int
 	err error
+}
+
+// sharedText is the size up to which the strings of a body share one copy of it.
+const sharedText = 64 << 10
+
+func newParser(src []byte) parser {
+	p := parser{src: src}
+	if len(src) <= sharedText {
+		p.all = string(src)
+	}
+	return p
 }
 
 // fail notes an error, unless there is one.
@@ -108,6 +121,9 @@ func (p *parser) text() string {
 			}
 			return s
 		}
+	}
+	if p.all != "" {
+		return p.all[from+1 : p.pos-1]
 	}
 	return string(raw[1 : len(raw)-1])
 }

@@ -54,7 +54,7 @@ func shapeOfType(t reflect.Type) *shape {
 
 // decode decodes body into what v points to, whose shape is s.
 func decode(body []byte, s *shape, v any) error {
-	p := parser{src: body}
+	p := newParser(body)
 	p.value(s, reflect.ValueOf(v).Elem())
 	if p.err == nil {
 		p.end()

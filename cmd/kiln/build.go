@@ -17,7 +17,10 @@ import (
 	"kiln/internal/source"
 )
 
-const buildHelp = `Build an image from a directory and publish it.
+const buildHelp = `Build an image from a directory or a git repository and publish it.
+
+CONTEXT is a directory, or a repository that the server fetches: URL[#REF[:DIRECTORY]], such as
+https://github.com/o/r.git#main:app, where REF is a branch, tag or commit. -f is a path in it then.
 
 Each -t NAME[:TAG] publishes the image in the server's registry; without a tag it gets the run's ID.
 Without -t nothing is published and the image's digest is printed. Files that .dockerignore names
@@ -37,10 +40,10 @@ func newBuildCommand(c *cli) *cobra.Command {
 	var f buildFlags
 	cmd := &cobra.Command{
 		Use:               "build [flags] CONTEXT",
-		Short:             "Build an image from a directory and publish it",
+		Short:             "Build an image from a directory or a git repository and publish it",
 		Long:              buildHelp,
-		Example:           "  kiln build -t app .\n  kiln build -t app:1.2 -t app:latest --build-arg VERSION=1.2 ./app",
-		Args:              argument("CONTEXT, the directory to build,"),
+		Example:           "  kiln build -t app .\n  kiln build -t app https://github.com/o/r.git#main\n  kiln build -t app:1.2 -t app:latest --build-arg VERSION=1.2 ./app",
+		Args:              argument("CONTEXT, the directory or repository to build,"),
 		ValidArgsFunction: completeDirectory,
 		RunE:              func(cmd *cobra.Command, args []string) error { return c.build(cmd.Context(), f, args[0]) },
 	}
@@ -66,7 +69,8 @@ func (c *cli) build(ctx context.Context, f buildFlags, dir string) error {
 			return err
 		}
 	}
-	if err := checkContext(dir); err != nil {
+	remote, err := checkSource(dir)
+	if err != nil {
 		return err
 	}
 	args, err := c.keyValues("--build-arg", f.buildArgs)
@@ -77,16 +81,19 @@ func (c *cli) build(ctx context.Context, f buildFlags, dir string) error {
 		Images: f.tags, BuildArgs: args, Target: f.target, NoCache: f.noCache,
 		NoPush: f.noPush || len(f.tags) == 0,
 	}
-	if err := c.findDockerfile(&spec, f.dockerfile, dir); err != nil {
+	submit := apiclient.Submit{Spec: run.Spec{Build: &spec, Platform: f.platform, Timeout: f.timeout}}
+	if remote {
+		submit.Spec.Context, dir = dir, ""
+		err = c.remoteDockerfile(&spec, f.dockerfile)
+	} else {
+		err = c.findDockerfile(&spec, f.dockerfile, dir)
+	}
+	if err != nil {
 		return err
 	}
 	return c.start(ctx, job{
 		dir:  dir,
-		scan: source.ScanOptions{Dockerfile: spec.Dockerfile},
-		submit: apiclient.Submit{
-			Spec: run.Spec{Build: &spec, Platform: f.platform, Timeout: f.timeout},
-		},
-		flags: f.runFlags,
+		scan: source.ScanOptions{Dockerfile: spec.Dockerfile}, submit: submit, flags: f.runFlags,
 	})
 }
 
@@ -177,11 +184,8 @@ func withoutTemplates(s string) string {
 
 // checkContext reports why dir cannot be a context.
 func checkContext(dir string) error {
-	lower := strings.ToLower(dir)
-	for _, remote := range []string{"http://", "https://", "git://", "git@", "ssh://", "oci://", "github.com/"} {
-		if strings.HasPrefix(lower, remote) {
-			return usagef("a checkout of it on this host", "context %q: only directories can be built from the command line", dir)
-		}
+	if isRemote(dir) {
+		return usagef("a checkout of it on this host", "context %q: only directories can be read from here", dir)
 	}
 	switch fi, err := os.Stat(dir); {
 	case err != nil:

@@ -23,14 +23,19 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/index"
+	"kiln/internal/notify"
 	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/source"
+	"kiln/internal/source/archive"
+	"kiln/internal/source/git"
 	"kiln/internal/store"
 	"kiln/scheduler"
 	"kiln/taskspec"
 	"kiln/triggers"
+	"kiln/triggers/watch"
+	"kiln/webhook"
 	"kiln/worker"
 )
 
@@ -41,22 +46,31 @@ const (
 
 // A node is a server: every component in one process, on one data directory.
 type node struct {
-	cfg      serveConfig
-	log      *slog.Logger
-	started  time.Time
-	listener net.Listener
-	url      string
-	host     string   // canonical name of the registry
-	aliases  []string // its other names
-	keys     *auth.Keys
-	identity secret.Identity
-	registry *registry.Store
-	nats     *bus.Server
-	bus      *bus.Bus
-	store    *store.Store
-	index    *index.Index
-	contexts *source.Contexts
-	builder  *builder
+	cfg       serveConfig
+	log       *slog.Logger
+	started   time.Time
+	listener  net.Listener
+	url       string
+	host      string   // canonical name of the registry
+	aliases   []string // its other names
+	keys      *auth.Keys
+	identity  secret.Identity
+	registry  *registry.Store
+	nats      *bus.Server
+	bus       *bus.Bus
+	store     *store.Store
+	index     *index.Index
+	contexts  *source.Contexts
+	allowed   allowedSources
+	mirrors   *git.Mirrors // of git repositories
+	archives  *archive.Fetcher
+	builder   *builder
+	hooks     *webhook.Book
+	delivery  *webhook.Handler
+	notifier  *notify.Notifier
+	images    *watch.Watcher
+	decider   *triggers.Decider
+	scheduler *scheduler.Scheduler
 
 	closers []func() error // in the order of opening
 }
@@ -87,7 +101,7 @@ func (n *node) close() error {
 // open opens everything that a component needs, and claims what only one process may have.
 func (n *node) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		n.claim, n.listen, n.openKeys, n.openRegistry, n.openBus, n.openBuilder,
+		n.claim, n.listen, n.openKeys, n.openRegistry, n.openMirrors, n.openBus, n.openHooks, n.openDecider, n.openScheduler, n.openBuilder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -219,8 +233,11 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return n.builder.run(gctx) })
 	g.Go(func() error { return n.index.Run(gctx, &n.store.Runs) })
 	g.Go(func() error { return n.registry.Relay(gctx, n.relay) })
-	g.Go(func() error { return (&triggers.Decider{Bus: n.bus, Log: n.log}).Run(gctx) })
-	g.Go(func() error { return n.scheduler().Run(gctx) })
+	g.Go(func() error { return n.decider.Run(gctx) })
+	g.Go(func() error { return n.images.Run(gctx) })
+	g.Go(func() error { return n.scheduler.Run(gctx) })
+	g.Go(func() error { return n.hooks.Run(gctx) })
+	g.Go(func() error { return n.notifier.Run(gctx) })
 
 	wctx, stopWorker := context.WithCancel(ctx)
 	defer stopWorker()
@@ -276,17 +293,12 @@ func (n *node) handler() http.Handler {
 		Bus: n.bus, Store: n.store, Index: n.index, Keys: n.keys, Recipient: n.identity.Recipient(),
 		Contexts:   &source.Handler{Contexts: n.contexts, Fault: contextFault, Log: n.log},
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
+		Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
+		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
 	}).Handler())
+	mux.Handle(webhook.Prefix, n.delivery)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	return mux
-}
-
-func (n *node) hasContext(ctx context.Context, ref string) (bool, error) {
-	id, err := source.ParseRef(ref)
-	if err != nil {
-		return false, &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: err.Error()}
-	}
-	return n.contexts.Has(ctx, id)
 }
 
 func (n *node) check(r run.Run, secrets map[string]string) (taskspec.Warnings, error) {
@@ -303,9 +315,13 @@ func contextFault(err error) *apiclient.Error {
 	return nil
 }
 
-func (n *node) scheduler() *scheduler.Scheduler {
-	return &scheduler.Scheduler{Bus: n.bus, Store: n.store, Secrets: n.identity, LeaseTTL: leaseTTL, Log: n.log,
-		Fence: n.registry, Active: n.index.Active, Token: n.mint}
+func (n *node) openScheduler(context.Context) error {
+	n.scheduler = &scheduler.Scheduler{Bus: n.bus, Store: n.store, Secrets: n.identity, LeaseTTL: leaseTTL, Log: n.log,
+		Fence: n.registry, Active: n.index.Active, Token: n.mint, MaxRuns: n.cfg.maxRuns,
+		Resolve: func(ctx context.Context, r run.Run) (event.Secrets, error) {
+			return n.secrets().Resolve(ctx, r.Spec.Refs)
+		}}
+	return nil
 }
 
 // mint makes the token with which an attempt reads from the registry and stages its images. All
@@ -335,27 +351,15 @@ func (n *node) worker(buildkit string) (*worker.Worker, error) {
 	if err != nil {
 		return nil, err
 	}
-	opener := &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}
+	open := (&sources{uploads: &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}, mirrors: n.mirrors, archives: n.archives,
+		allowed: n.allowed, registry: append([]string{n.host}, n.aliases...)}).open
 	return &worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
-		Publisher: n.registry, Resolver: n.registry,
-		Open: func(ctx context.Context, ref string) (worker.Source, error) {
-			s, err := opener.Open(ctx, ref)
-			if err != nil {
-				return nil, err
-			}
-			return uploaded{s}, nil
-		},
+		Publisher: n.registry, Resolver: n.registry, Open: open,
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, BuildKit: buildkit,
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
 	}, nil
 }
-
-// An uploaded source is known by the hash of its tree.
-type uploaded struct{ *source.Source }
-
-// Identity implements worker.Identified.
-func (u uploaded) Identity() string { return "context:" + u.ID() }
 
 // relay publishes the registry's events.
 func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {

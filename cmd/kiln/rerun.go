@@ -6,19 +6,30 @@ import (
 	"kiln/internal/apiclient"
 )
 
+const rerunHelp = `Execute again what a run executed, as a new run.
+
+A run of "kiln build" or "kiln run" is repeated with the same source, task and values. A run of a task is
+repeated with the same commit and base images (--pinned), or with those of now (--fresh). In both cases it
+is executed as the task is defined now, without what was given to that one run alone.
+`
+
 func newRerunCommand(c *cli) *cobra.Command {
 	var f runFlags
+	var pinned, fresh bool
 	cmd := &cobra.Command{
 		Use:               "rerun [flags] RUN",
 		Short:             "Execute a run again",
-		Long:              "Execute again what a run executed: the same source, task and values, as a new run.\n" + runHelpText,
+		Long:              rerunHelp + runHelpText,
 		Args:              argument(runArgument),
 		ValidArgsFunction: c.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if pinned && fresh {
+				return usagef(cmd.CommandPath()+" --help", "--pinned and --fresh exclude each other")
+			}
 			return c.withRun(cmd.Context(), args[0], func(client *apiclient.Client, id string) error {
 				patient, cancel := lingering(cmd.Context())
 				defer cancel()
-				r, err := client.Rerun(patient, id)
+				r, err := client.Rerun(patient, id, fresh)
 				if err != nil {
 					return err
 				}
@@ -26,6 +37,9 @@ func newRerunCommand(c *cli) *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().SortFlags = false
+	cmd.Flags().BoolVar(&pinned, "pinned", false, "use the commit and base images of that run again (the default)")
+	cmd.Flags().BoolVar(&fresh, "fresh", false, "ask the task of that run anew")
 	cmd.Flags().BoolVar(&f.noWait, "no-wait", false, "print the new run's ID and do not wait for its end")
 	return cmd
 }

@@ -16,7 +16,8 @@ import (
 const runHelp = `Execute a task file: its build, cmd and push steps.
 
 The task is -f FILE, by its path in CONTEXT or else from here, or acr-task.yaml, or acb.yaml in
-CONTEXT. CONTEXT is the directory the steps work on; /dev/null stands for none.
+CONTEXT. CONTEXT is the directory the steps work on; /dev/null stands for none. It may be a git
+repository that the server fetches, URL[#REF[:DIRECTORY]]; FILE is a path in it then.
 
 Give a secret as --set-secret K and its value in the environment variable K: a value on the command
 line is visible to every user of this host and stays in the shell's history.`
@@ -40,7 +41,7 @@ func newRunCommand(c *cli) *cobra.Command {
 		Short:             "Execute a task file",
 		Long:              runHelp,
 		Example:           "  kiln run .\n  kiln run -f ci/task.yaml --set tag=1.2 --set-secret TOKEN .\n  kiln run --cmd 'alpine echo hello' /dev/null",
-		Args:              argument("CONTEXT, a directory or /dev/null,"),
+		Args:              argument("CONTEXT, a directory, git repository or /dev/null,"),
 		ValidArgsFunction: completeDirectory,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if cmd.Flags().Changed("cmd") && cmd.Flags().Changed("file") {
@@ -62,22 +63,31 @@ func newRunCommand(c *cli) *cobra.Command {
 }
 
 func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string) error {
-	if err := f.check(); err != nil {
+	err := f.check()
+	if err != nil {
 		return err
 	}
+	var remote bool
 	if dir == noContext {
 		dir = ""
-	} else if err := checkContext(dir); err != nil {
+	} else if remote, err = checkSource(dir); err != nil {
 		return err
 	}
 	secrets, err := c.secrets(f.setSecrets)
 	if err != nil {
 		return err
 	}
+	submit := apiclient.Submit{Spec: run.Spec{Platform: f.platform, Timeout: f.timeout}, Secrets: secrets}
+	if remote {
+		submit.Spec.Context, dir = dir, ""
+	}
 	var task *run.TaskFileSpec
-	if single {
+	switch {
+	case single:
 		task, err = commandTask(f.cmd, f.timeout)
-	} else {
+	case remote:
+		task, err = c.remoteTask(f)
+	default:
 		task, err = c.findTask(f.file, dir)
 	}
 	if err != nil {
@@ -86,14 +96,8 @@ func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string)
 	if err := addValues(task, f, dir); err != nil {
 		return err
 	}
-	return c.start(ctx, job{
-		dir: dir,
-		submit: apiclient.Submit{
-			Spec:    run.Spec{TaskFile: task, Platform: f.platform, Timeout: f.timeout},
-			Secrets: secrets,
-		},
-		flags: f.runFlags,
-	})
+	submit.Spec.TaskFile = task
+	return c.start(ctx, job{dir: dir, submit: submit, flags: f.runFlags})
 }
 
 // addValues sets the values of a task: those of --set, and those of a file.
@@ -106,6 +110,10 @@ func addValues(task *run.TaskFileSpec, f taskFlags, dir string) error {
 		task.Set = append(task.Set, k+"="+v)
 	}
 	if f.values == "" {
+		return nil
+	}
+	if task.FromContext {
+		task.ValuesName = strings.TrimPrefix(f.values, "./")
 		return nil
 	}
 	path, err := findInput("values file", f.values, dir)

@@ -12,22 +12,31 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"kiln/triggers/watch"
 )
 
 // serveConfig is the configuration of a server.
 type serveConfig struct {
-	data         string
-	listen       string
-	registryHost string
-	aliases      []string
-	buildkit     string
-	hostNetwork  bool
-	runc         string
-	parallel     int
-	grace        time.Duration
-	relaxed      bool
-	logFormat    string
-	verbose      bool
+	data                      string
+	listen                    string
+	registryHost              string
+	aliases                   []string
+	buildkit                  string
+	hostNetwork               bool
+	runc                      string
+	parallel                  int
+	grace                     time.Duration
+	maxRuns                   int
+	reconcileEvery, pollEvery time.Duration
+	allowSources              []string
+	knownHosts                string
+	relaxed                   bool
+	publicURL                 string
+	allowNotify               []string
+	forges                    []string
+	logFormat                 string
+	verbose                   bool
 }
 
 func newServeCommand(c *cli) *cobra.Command {
@@ -63,8 +72,16 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
 	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
 	f.IntVar(&cfg.parallel, "parallel", max(2, runtime.NumCPU()), "runs executed at once")
+	f.IntVar(&cfg.maxRuns, "max-runs", 0, "runs executed at once on all workers together; 0 means as many as they take")
+	f.DurationVar(&cfg.reconcileEvery, "reconcile-every", 5*time.Minute, "how often repositories and images are compared with what is known, in case an event was lost")
+	f.DurationVar(&cfg.pollEvery, "poll-every", watch.DefaultEvery, "how often base images of other registries are asked about")
 	f.DurationVar(&cfg.grace, "grace", 10*time.Second, "time that runs in hand get at a soft stop")
+	f.StringSliceVar(&cfg.allowSources, "allow-source", nil, "`HOST|CIDR` that sources may be at though it is not public, also by http://; may be repeated")
+	f.StringVar(&cfg.knownHosts, "ssh-known-hosts", "", "file with the host keys of git servers that are reached by ssh")
 	f.BoolVar(&cfg.relaxed, "relaxed-sync", false, "acknowledge before the disk has the data: faster on slow disks; a power loss may take the last two minutes")
+	f.StringVar(&cfg.publicURL, "public-url", "", "address that forges and people reach the server at, such as https://kiln.example.com (default the one that a request was sent to)")
+	f.StringSliceVar(&cfg.forges, "forge", nil, "`HOST=github|gitlab|gitea|forgejo`: what forge a host is, for the status of commits; may be repeated")
+	f.StringSliceVar(&cfg.allowNotify, "allow-notify", nil, "`HOST|CIDR` that notifications may go to though it is not public; may be repeated")
 	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the server's log on standard error: text or json")
 	f.BoolVarP(&cfg.verbose, "verbose", "v", false, "log every state change")
 	return cmd
@@ -79,6 +96,15 @@ func (cfg *serveConfig) validate() error {
 	if cfg.parallel < 1 || cfg.parallel > 256 {
 		errs = append(errs, fmt.Errorf("--parallel %d: want 1 to 256", cfg.parallel))
 	}
+	if err := cfg.validateOutside(); err != nil {
+		errs = append(errs, err)
+	}
+	if cfg.maxRuns < 0 {
+		errs = append(errs, fmt.Errorf("--max-runs %d: must not be negative", cfg.maxRuns))
+	}
+	if cfg.reconcileEvery < time.Second || cfg.pollEvery < time.Second {
+		errs = append(errs, fmt.Errorf("--reconcile-every %s, --poll-every %s: want a second or more", cfg.reconcileEvery, cfg.pollEvery))
+	}
 	if cfg.grace < 0 {
 		errs = append(errs, fmt.Errorf("--grace %s: must not be negative", cfg.grace))
 	}
@@ -87,6 +113,9 @@ func (cfg *serveConfig) validate() error {
 	}
 	if cfg.buildkit != "" && !strings.HasPrefix(cfg.buildkit, "unix://") && !strings.HasPrefix(cfg.buildkit, "tcp://") {
 		errs = append(errs, fmt.Errorf("--buildkit %q: want unix:///path or tcp://host:port", cfg.buildkit))
+	}
+	if _, err := parseSources(cfg.allowSources); err != nil {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }

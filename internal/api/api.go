@@ -17,6 +17,7 @@ import (
 	"kiln/internal/apiclient"
 	"kiln/internal/auth"
 	"kiln/internal/bus"
+	"kiln/internal/event"
 	"kiln/internal/index"
 	"kiln/internal/run"
 	"kiln/internal/store"
@@ -40,6 +41,18 @@ type Server struct {
 	HasContext func(ctx context.Context, ref string) (bool, error)
 	// Check says what is wrong with a run before it is queued; taskspec.Errors point into its task file.
 	Check func(r run.Run, secrets map[string]string) (taskspec.Warnings, error)
+	// Waiting says, in a sentence, what each of these runs waits for, as far as they are queued.
+	Waiting func(ctx context.Context, ids ...string) (map[string]string, error)
+	// Publisher returns the ID of the run that published an image of the co-located registry.
+	Publisher func(ctx context.Context, reference string) (string, error)
+	// Reconcile looks at everything that a task follows and decides what has changed; Replay handles a
+	// stored event again. A dry run stores nothing.
+	Reconcile func(ctx context.Context, dryRun bool) (apiclient.Reconciled, error)
+	Replay    func(ctx context.Context, seq uint64, dryRun bool) (apiclient.Reconciled, error)
+	// Hooks is what is needed to keep hooks.
+	Hooks HookConfig
+	// TestTarget sends an event to a target of notifications, once.
+	TestTarget func(ctx context.Context, t event.Target) error
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger
@@ -55,8 +68,18 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/cancel", s.route(s.cancel))
 	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/rerun", s.route(s.rerun))
 	mux.HandleFunc("GET "+apiclient.PathStatus, s.route(s.status))
+	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/approve", s.route(s.approve))
+	mux.HandleFunc("GET "+apiclient.PathRuns+"/{id}/why", s.route(s.why))
+	mux.HandleFunc("GET "+apiclient.PathWhy, s.route(s.whyImage))
+	mux.HandleFunc("GET /api/v1/tasks/{name}/decisions", s.route(s.listDecisions))
+	mux.HandleFunc("GET "+apiclient.PathEvents, s.route(s.listEvents))
+	mux.HandleFunc("POST "+apiclient.PathEvents+"/{seq}/replay", s.route(s.replayEvent))
+	mux.HandleFunc("POST "+apiclient.PathReconcile, s.route(s.reconcile))
+	s.handleTasks(mux)
 	mux.HandleFunc(apiclient.PathContexts+"/", s.guard(s.Contexts.ServeHTTP))
 	mux.HandleFunc(apiclient.PathContexts, s.guard(s.Contexts.ServeHTTP))
+	s.routeHooks(mux)
+	s.routeTargets(mux)
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
 			Message: fmt.Sprintf("no route %s %s", r.Method, r.URL.Path)})

@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +26,38 @@ var rules = []struct{ pattern, method, path string }{
 	{"GET /api/v1/status", "GET", "/api/v1/status"},
 	{"/api/v1/contexts/", "PUT", "/api/v1/contexts/x"},
 	{"/api/v1/contexts", "POST", "/api/v1/contexts"},
+	{"POST /api/v1/tasks", "POST", "/api/v1/tasks"},
+	{"GET /api/v1/tasks", "GET", "/api/v1/tasks"},
+	{"GET /api/v1/tasks/{name}", "GET", "/api/v1/tasks/a"},
+	{"PUT /api/v1/tasks/{name}", "PUT", "/api/v1/tasks/a"},
+	{"DELETE /api/v1/tasks/{name}", "DELETE", "/api/v1/tasks/a"},
+	{"GET /api/v1/tasks/{name}/runs", "GET", "/api/v1/tasks/a/runs"},
+	{"POST /api/v1/tasks/{name}/runs", "POST", "/api/v1/tasks/a/runs"},
+	{"GET /api/v1/tasks/{name}/decisions", "GET", "/api/v1/tasks/a/decisions"},
+	{"GET /api/v1/secrets", "GET", "/api/v1/secrets"},
+	{"PUT /api/v1/secrets/{name}", "PUT", "/api/v1/secrets/a"},
+	{"DELETE /api/v1/secrets/{name}", "DELETE", "/api/v1/secrets/a"},
+	{"POST /api/v1/runs/{id}/approve", "POST", "/api/v1/runs/r00000000000/approve"},
+	{"GET /api/v1/runs/{id}/why", "GET", "/api/v1/runs/r00000000000/why"},
+	{"GET /api/v1/why", "GET", "/api/v1/why"},
+	{"GET /api/v1/events", "GET", "/api/v1/events"},
+	{"POST /api/v1/events/{seq}/replay", "POST", "/api/v1/events/1000/replay"},
+	{"POST /api/v1/reconcile", "POST", "/api/v1/reconcile"},
+	{"POST /api/v1/hooks", "POST", "/api/v1/hooks"},
+	{"GET /api/v1/hooks", "GET", "/api/v1/hooks"},
+	{"GET /api/v1/hooks/{hook}", "GET", "/api/v1/hooks/a"},
+	{"DELETE /api/v1/hooks/{hook}", "DELETE", "/api/v1/hooks/a"},
+	{"POST /api/v1/hooks/{hook}/rotate", "POST", "/api/v1/hooks/a/rotate"},
+	{"POST /api/v1/hooks/{hook}/enable", "POST", "/api/v1/hooks/a/enable"},
+	{"POST /api/v1/hooks/{hook}/disable", "POST", "/api/v1/hooks/a/disable"},
+	{"POST /api/v1/hooks/{hook}/check", "POST", "/api/v1/hooks/a/check"},
+	{"POST /api/v1/notifications", "POST", "/api/v1/notifications"},
+	{"GET /api/v1/notifications", "GET", "/api/v1/notifications"},
+	{"GET /api/v1/notifications/failed", "GET", "/api/v1/notifications/failed"},
+	{"POST /api/v1/notifications/retry", "POST", "/api/v1/notifications/retry"},
+	{"GET /api/v1/notifications/{target}", "GET", "/api/v1/notifications/a"},
+	{"DELETE /api/v1/notifications/{target}", "DELETE", "/api/v1/notifications/a"},
+	{"POST /api/v1/notifications/{target}/test", "POST", "/api/v1/notifications/a/test"},
 }
 
 // open are routes that do nothing for anybody: an answer that there is no such route.
@@ -33,29 +66,50 @@ var open = []string{"/api/"}
 // patterns returns the patterns of all routes in the package's source.
 func patterns(t *testing.T) []string {
 	t.Helper()
-	tree, err := parser.ParseFile(token.NewFileSet(), "api.go", nil, 0)
+	files, err := filepath.Glob("*.go")
 	check(t, err)
 	var all []string
-	ast.Inspect(tree, func(n ast.Node) bool {
-		call, ok := n.(*ast.CallExpr)
-		if !ok {
+	for _, file := range files {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		tree, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+		check(t, err)
+		constants := map[string]ast.Expr{}
+		ast.Inspect(tree, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.ValueSpec:
+				if len(n.Names) == 1 && len(n.Values) == 1 {
+					constants[n.Names[0].Name] = n.Values[0]
+				}
+			case *ast.AssignStmt:
+				if name, ok := n.Lhs[0].(*ast.Ident); ok && len(n.Rhs) == 1 {
+					constants[name.Name] = n.Rhs[0]
+				}
+			case *ast.CallExpr:
+				if fn, ok := n.Fun.(*ast.SelectorExpr); ok && strings.HasPrefix(fn.Sel.Name, "Handle") && len(n.Args) == 2 {
+					all = append(all, text(t, n.Args[0], constants))
+				}
+			}
 			return true
-		}
-		if fn, ok := call.Fun.(*ast.SelectorExpr); ok && strings.HasPrefix(fn.Sel.Name, "Handle") && len(call.Args) == 2 {
-			all = append(all, text(t, call.Args[0]))
-		}
-		return true
-	})
+		})
+	}
 	return all
 }
 
-// text evaluates a constant expression of strings and the paths of package apiclient.
-func text(t *testing.T, e ast.Expr) string {
+// text evaluates a constant expression of strings, names that stand for such in the file and the paths of package apiclient.
+func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 	t.Helper()
-	paths := map[string]string{"PathRuns": apiclient.PathRuns, "PathContexts": apiclient.PathContexts, "PathStatus": apiclient.PathStatus}
+	paths := map[string]string{"PathRuns": apiclient.PathRuns, "PathContexts": apiclient.PathContexts, "PathStatus": apiclient.PathStatus,
+		"PathTasks": apiclient.PathTasks, "PathSecrets": apiclient.PathSecrets, "PathWhy": apiclient.PathWhy, "PathEvents": apiclient.PathEvents,
+		"PathReconcile": apiclient.PathReconcile, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
-		return text(t, e.X) + text(t, e.Y)
+		return text(t, e.X, constants) + text(t, e.Y, constants)
+	case *ast.Ident:
+		if value, ok := constants[e.Name]; ok {
+			return text(t, value, constants)
+		}
 	case *ast.BasicLit:
 		s, err := strconv.Unquote(e.Value)
 		check(t, err)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -16,13 +17,16 @@ import (
 	"kiln/internal/event"
 	"kiln/internal/index"
 	"kiln/internal/run"
-	"kiln/internal/secret"
 	"kiln/internal/store"
 	"kiln/taskspec"
+	"kiln/triggers/decide"
 )
 
-// decideWithin is how long a request waits for its decision.
-const decideWithin = 10 * time.Second
+// How long a request waits for its decision. That of a task may have to wait for its source.
+const (
+	decideWithin     = 10 * time.Second
+	decideTaskWithin = 45 * time.Second
+)
 
 // maxKey is the longest idempotency key, in bytes.
 const maxKey = 256
@@ -41,13 +45,11 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if err := s.checkSpec(r.Context(), req); err != nil {
 		return err
 	}
-	if len(req.Secrets) > 0 {
-		sealed, err := secret.Seal(s.Recipient, req.Secrets)
-		if err != nil {
-			return err
-		}
-		req.Spec.Secrets = sealed
+	sealed, err := s.seal(req.Secrets)
+	if err != nil {
+		return err
 	}
+	req.Spec.Secrets = sealed
 	return s.request(w, r, event.RunRequested{Key: req.Key, Spec: req.Spec})
 }
 
@@ -88,11 +90,19 @@ func (s *Server) checkSpec(ctx context.Context, req apiclient.Submit) error {
 
 // request publishes the wish for a run and answers with the run that was decided.
 func (s *Server) request(w http.ResponseWriter, r *http.Request, req event.RunRequested) error {
-	ctx, cancel := context.WithTimeout(r.Context(), decideWithin)
-	defer cancel()
+	within, identity := decideWithin, req.Key
 	if req.Key == "" {
 		req.Key = rand.Text()
+		identity = req.Key
 	}
+	subject := event.DecisionSubject(event.QuickTask, req.Key)
+	if req.TaskUID != "" {
+		// Tasks may be given the same key: each is another request.
+		within, identity = decideTaskWithin, req.TaskUID+" "+req.Key
+		subject = event.DecisionSubject(req.TaskUID, decide.Track{Kind: decide.TrackRequest, Name: req.Key}.Key())
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), within)
+	defer cancel()
 	req.By = principal(r).Name
 	decided := make(chan struct{}, 1)
 	unsubscribe, err := s.Bus.Subscribe(event.DecidedSubject(req.Key), func([]byte) {
@@ -105,25 +115,28 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request, req event.RunRe
 		return err
 	}
 	defer unsubscribe()
-	ev, err := event.New(event.Hash(req.Key), "/api/v1/runs", event.TypeRunRequested, time.Now().UTC(), req)
+	ev, err := event.New(event.Hash(identity), "/api/v1/runs", event.TypeRunRequested, time.Now().UTC(), req)
 	if err != nil {
 		return err
 	}
-	_, err = s.Bus.Create(ctx, event.RequestSubject(req.Key), ev, 0)
+	_, err = s.Bus.Create(ctx, event.RequestSubject(identity), ev, 0)
 	repeated := errors.Is(err, bus.ErrConflict)
 	if err != nil && !repeated {
 		return err
 	}
-	decision, err := s.awaitDecision(ctx, req.Key, decided, repeated)
+	decision, err := s.awaitDecision(ctx, subject, decided, repeated)
 	if err != nil {
 		return err
+	}
+	if decision.Run == nil {
+		return &apiclient.Error{Status: http.StatusConflict, Code: apiclient.CodeConflict, Message: "no run: " + decision.Made.Reason}
 	}
 	writeJSON(w, http.StatusCreated, public(s.latest(ctx, *decision.Run)))
 	return nil
 }
 
 // awaitDecision waits for the decider's hint and reads the decision; without a hint it looks by itself.
-func (s *Server) awaitDecision(ctx context.Context, key string, decided <-chan struct{}, now bool) (event.Decision, error) {
+func (s *Server) awaitDecision(ctx context.Context, subject string, decided <-chan struct{}, now bool) (event.Decision, error) {
 	look := time.NewTicker(500 * time.Millisecond)
 	defer look.Stop()
 	for {
@@ -137,11 +150,8 @@ func (s *Server) awaitDecision(ctx context.Context, key string, decided <-chan s
 		}
 		now = false
 		var d event.Decision
-		_, err := s.Bus.Last(ctx, bus.StreamDecisions, event.DecisionSubject(event.QuickTask, key), &d)
-		if err == nil && d.Run != nil {
-			return d, nil
-		}
-		if err != nil && !errors.Is(err, bus.ErrNone) {
+		_, err := s.Bus.Last(ctx, bus.StreamDecisions, subject, &d)
+		if err == nil || !errors.Is(err, bus.ErrNone) {
 			return d, err
 		}
 	}
@@ -162,21 +172,50 @@ func public(r run.Run) run.Run {
 }
 
 func (s *Server) list(w http.ResponseWriter, r *http.Request) error {
-	q := r.URL.Query()
-	limit := 20
-	if v := q.Get("limit"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil || n < 1 || n > 1000 {
-			return invalid("limit %q: want a number from 1 to 1000", v)
-		}
-		limit = n
-	}
-	runs, err := s.Index.List(r.Context(), index.Query{Prefix: q.Get("prefix"), Before: q.Get("before"), Limit: limit})
+	return s.listRuns(w, r, r.URL.Query().Get("task"))
+}
+
+// listRuns lists the runs that the request selects, of a task if one is named.
+func (s *Server) listRuns(w http.ResponseWriter, r *http.Request, task string) error {
+	q, err := runsQuery(r.URL.Query())
 	if err != nil {
 		return err
 	}
+	q.Task = task
+	runs, err := s.Index.List(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	s.explainQueued(r.Context(), runs)
 	writeJSON(w, http.StatusOK, apiclient.Runs{Runs: runs})
 	return nil
+}
+
+// runsQuery reads what runs a URL asks for.
+func runsQuery(v url.Values) (index.Query, error) {
+	q := index.Query{Prefix: v.Get("prefix"), Before: v.Get("before"), Limit: 20, Cause: v.Get("cause"), Commit: v.Get("commit"),
+		Ref: v.Get("branch"), Base: v.Get("base"), Image: v.Get("image")}
+	if text := v.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > 1000 {
+			return q, invalid("limit %q: want a number from 1 to 1000", text)
+		}
+		q.Limit = n
+	}
+	for _, state := range v["status"] {
+		q.States = append(q.States, run.State(state))
+	}
+	for name, at := range map[string]*time.Time{"since": &q.Since, "until": &q.Until} {
+		text := v.Get(name)
+		if text == "" {
+			continue
+		}
+		var err error
+		if *at, err = time.Parse(time.RFC3339, text); err != nil {
+			return q, invalid("%s %q: want a time such as 2026-01-02T15:04:05Z", name, text)
+		}
+	}
+	return q, nil
 }
 
 // find returns the run that the path names.
@@ -199,8 +238,37 @@ func (s *Server) show(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, public(found))
+	shown := []run.Run{public(found)}
+	s.explainQueued(r.Context(), shown)
+	writeJSON(w, http.StatusOK, shown[0])
 	return nil
+}
+
+// explainWithin is how long the scheduler may take to say what runs wait for.
+const explainWithin = 2 * time.Second
+
+// explainQueued replaces the stored reasons of queued runs, which have no positions, by those of now.
+func (s *Server) explainQueued(ctx context.Context, runs []run.Run) {
+	var ids []string
+	for _, r := range runs {
+		if r.State == run.Queued {
+			ids = append(ids, r.ID)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainWithin)
+	defer cancel()
+	reasons, err := s.Waiting(ctx, ids...)
+	if err != nil {
+		return // what is stored is said instead
+	}
+	for i := range runs {
+		if reason := reasons[runs[i].ID]; reason != "" {
+			runs[i].Reason = reason
+		}
+	}
 }
 
 func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
@@ -229,15 +297,6 @@ func (s *Server) rerun(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if found.Spec.Context != "" {
-		has, err := s.HasContext(r.Context(), found.Spec.Context)
-		if err != nil {
-			return err
-		}
-		if !has {
-			return invalid("the context of run %s is no longer stored; submit it again from its directory", found.ID)
-		}
-	}
 	var req apiclient.Rerun
 	if r.ContentLength != 0 {
 		if err := decodeBody(r, &req); err != nil {
@@ -246,6 +305,21 @@ func (s *Server) rerun(w http.ResponseWriter, r *http.Request) error {
 	}
 	if len(req.Key) > maxKey {
 		return invalid("key is longer than %d bytes", maxKey)
+	}
+	if found.TaskUID != "" {
+		return s.rerunTask(w, r, found, req)
+	}
+	if req.Fresh {
+		return invalid("run %s is of no task, so it has no source that could be newer; submit it again", found.ID)
+	}
+	if found.Spec.Context != "" {
+		has, err := s.HasContext(r.Context(), found.Spec.Context)
+		if err != nil {
+			return err
+		}
+		if !has {
+			return invalid("the context of run %s is no longer stored; submit it again from its directory", found.ID)
+		}
 	}
 	return s.request(w, r, event.RunRequested{Key: req.Key, RerunOf: found.ID, Spec: found.Spec})
 }

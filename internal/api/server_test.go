@@ -27,6 +27,7 @@ import (
 	"kiln/internal/store"
 	"kiln/taskspec"
 	"kiln/triggers"
+	"kiln/triggers/clock"
 	"kiln/worker"
 )
 
@@ -44,6 +45,12 @@ type site struct {
 }
 
 func start(t *testing.T) *site {
+	t.Helper()
+	return startWith(t, false)
+}
+
+// startWith is start; if tasks is set, the decider knows the tasks that are stored.
+func startWith(t *testing.T, tasks bool) *site {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	s, dir := &site{bus: natstest.Start(t)}, t.TempDir()
@@ -63,7 +70,11 @@ func start(t *testing.T) *site {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return x.Run(gctx, &s.store.Runs) })
-	g.Go(func() error { return (&triggers.Decider{Bus: s.bus, Log: log}).Run(gctx) })
+	decider := &triggers.Decider{Bus: s.bus, Log: log}
+	if tasks {
+		decider.Store, decider.Clock = s.store, &clock.Clock{Bus: s.bus, Log: log}
+	}
+	g.Go(func() error { return decider.Run(gctx) })
 	_, err = x.Active(t.Context()) // waits until the index is read
 	check(t, err)
 	srv := httptest.NewServer((&api.Server{Bus: s.bus, Store: s.store, Index: x, Keys: keys, Recipient: s.identity.Recipient(), Log: log,
@@ -72,6 +83,10 @@ func start(t *testing.T) *site {
 		Check: func(r run.Run, secrets map[string]string) (taskspec.Warnings, error) {
 			_, warnings, err := worker.Plan(r, worker.PlanOptions{Registry: "reg.test:5000", Secrets: secrets})
 			return warnings, err
+		},
+		Waiting: func(context.Context, ...string) (map[string]string, error) { return nil, nil },
+		Reconcile: func(_ context.Context, dryRun bool) (apiclient.Reconciled, error) {
+			return apiclient.Reconciled{DryRun: dryRun}, nil
 		},
 		Status: func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
 	}).Handler())

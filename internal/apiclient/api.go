@@ -37,6 +37,9 @@ func LogPath(id string) string { return RunPath(id) + "/log" }
 // A Rerun asks for a repetition of a run: POST /api/v1/runs/{id}/rerun.
 type Rerun struct {
 	Key string `json:"key,omitempty"` // as in Submit
+	// Fresh has the run's task use the source and base images of now. Otherwise it uses the same commit and
+	// base images again.
+	Fresh bool `json:"fresh,omitempty"`
 }
 
 // A Submit asks for a run: POST /api/v1/runs. The answer is the queued run.
@@ -82,6 +85,8 @@ const (
 	CodeTooLarge       = "too_large"       // 413
 	CodeUnavailable    = "unavailable"     // 503: try again later
 	CodeDiskFull       = "disk_full"       // 507
+	CodeTarget         = "target"          // 502: a target of notifications refused, or did not answer
+	CodeForge          = "forge"           // 502: a git forge refused, or did not answer
 	CodeInternal       = "internal"        // 500
 )
 

@@ -8,10 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -90,22 +90,23 @@ func (c *Client) Submit(ctx context.Context, s Submit) (run.Run, error) {
 	if s.Key == "" {
 		s.Key = rand.Text()
 	}
-	return c.askForRun(ctx, PathRuns, s)
+	return c.askForRun(ctx, callTimeout, PathRuns, s)
 }
 
-// Rerun asks for a repetition of a run and returns the new run as queued.
-func (c *Client) Rerun(ctx context.Context, id string) (run.Run, error) {
+// Rerun asks for a repetition of a run and returns the new run as queued. A fresh one of a
+// task's run uses the source and base images of now.
+func (c *Client) Rerun(ctx context.Context, id string, fresh bool) (run.Run, error) {
 	if err := checkID(id); err != nil {
 		return run.Run{}, err
 	}
-	return c.askForRun(ctx, RerunPath(id), Rerun{Key: rand.Text()})
+	return c.askForRun(ctx, taskRunTimeout, RerunPath(id), Rerun{Key: rand.Text(), Fresh: fresh})
 }
 
-func (c *Client) askForRun(ctx context.Context, path string, body any) (run.Run, error) {
+func (c *Client) askForRun(ctx context.Context, limit time.Duration, path string, body any) (run.Run, error) {
 	var r run.Run
-	err := c.call(ctx, http.MethodPost, path, body, &r)
+	err := c.callFor(ctx, limit, http.MethodPost, path, body, &r)
 	if errors.Is(err, errBroken) {
-		err = c.call(ctx, http.MethodPost, path, body, &r)
+		err = c.callFor(ctx, limit, http.MethodPost, path, body, &r)
 	}
 	if err == nil && !run.ValidID(r.ID) {
 		return run.Run{}, fmt.Errorf("%s: the answer names no run", path)
@@ -113,31 +114,10 @@ func (c *Client) askForRun(ctx context.Context, path string, body any) (run.Run,
 	return r, err
 }
 
-// A RunsQuery selects runs of the list. The zero value means all, as far as the server's limit goes.
-type RunsQuery struct {
-	Limit  int    // most runs to list, up to 1000
-	Before string // ID of a run: only older ones
-	Prefix string // only runs whose ID begins with it
-}
-
 // Runs lists runs, newest first.
 func (c *Client) Runs(ctx context.Context, q RunsQuery) ([]run.Run, error) {
-	v := url.Values{}
-	if q.Limit > 0 {
-		v.Set("limit", strconv.Itoa(q.Limit))
-	}
-	if q.Before != "" {
-		v.Set("before", q.Before)
-	}
-	if q.Prefix != "" {
-		v.Set("prefix", q.Prefix)
-	}
-	path := PathRuns
-	if len(v) > 0 {
-		path += "?" + v.Encode()
-	}
 	var page Runs
-	err := c.call(ctx, http.MethodGet, path, nil, &page)
+	err := c.call(ctx, http.MethodGet, PathRuns+q.encode(), nil, &page)
 	return page.Runs, err
 }
 
@@ -177,7 +157,17 @@ func checkID(id string) error {
 
 // call sends one request and decodes the answer into out.
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	return c.callFor(ctx, callTimeout, method, path, in, out)
+}
+
+// callFor is call with another bound of the time it takes.
+func (c *Client) callFor(ctx context.Context, limit time.Duration, method, path string, in, out any) error {
+	return c.callWith(ctx, limit, nil, method, path, in, out)
+}
+
+// callWith is callFor with more header fields.
+func (c *Client) callWith(ctx context.Context, limit time.Duration, header http.Header, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var body io.Reader
 	if in != nil {
@@ -191,6 +181,7 @@ func (c *Client) call(ctx context.Context, method, path string, in, out any) err
 	if err != nil {
 		return err
 	}
+	maps.Copy(req.Header, header)
 	resp, err := c.do(req)
 	if err != nil {
 		return err

@@ -30,6 +30,7 @@ var layer = map[string]int{
 
 	// Parts of the infrastructure that others of them are made of.
 	"internal/buildkit/progress":      5,
+	"internal/netguard":               5,
 	"internal/buildkit/daemon/runnet": 5,
 	"internal/buildkit/daemon":        6,
 
@@ -42,18 +43,26 @@ var layer = map[string]int{
 	"internal/registry":           7,
 	"internal/source":             7,
 	"internal/source/git":         7,
+	"internal/source/archive":     7,
 	"internal/secret":             7,
+	"internal/forge":              7,
 
 	// Read models of it.
 	"internal/index": 8,
 
+	// What triggers are made of.
+	"triggers/clock": 8,
+	"triggers/watch": 8,
+	"triggers/links": 8,
+
 	// Components.
-	"webhook":      9,
-	"triggers":     9,
-	"scheduler":    9,
-	"worker":       9,
-	"internal/api": 9,
-	"internal/web": 9,
+	"webhook":         9,
+	"internal/notify": 9,
+	"triggers":        9,
+	"scheduler":       9,
+	"worker":          9,
+	"internal/api":    9,
+	"internal/web":    9,
 
 	// Programs, which plug the components together, and what only they use.
 	"cmd/kiln/internal/render": 10,
@@ -62,6 +71,7 @@ var layer = map[string]int{
 	"internal/bench/stamp":     11,
 	"examples":                 11,
 	"examples/pull":            11,
+	"examples/gitserver":       11,
 
 	// Real servers for tests. Nothing but tests imports them.
 	"internal/natstest":     12,
@@ -96,6 +106,7 @@ var pure = map[string][]string{
 	"internal/event":      {"kiln/internal/run", "kiln/triggers/decide"},
 	"triggers/decide":     {"kiln/internal/cron", "kiln/internal/graph", "kiln/internal/task"},
 	"internal/cron":       {},
+	"triggers/links":      {"kiln/internal/dockerfile", "kiln/internal/event", "kiln/internal/graph", "kiln/internal/run", "kiln/internal/task", "kiln/taskspec"},
 	"internal/task":       {"kiln/internal/cron", "kiln/internal/run", "kiln/taskspec", "gopkg.in/yaml.v3"},
 	"internal/graph":      {"github.com/distribution/reference"},
 	"internal/dockerfile": {"github.com/moby/buildkit/frontend/dockerfile", "github.com/distribution/reference", "github.com/containerd/platforms"},
@@ -137,7 +148,7 @@ var owners = map[string][]string{
 	"github.com/nats-io/nats.go":             {"internal/bus", "internal/store", "internal/index", "internal/natstest", "internal/bench"},
 	"modernc.org/sqlite":                     {"internal/registry", "internal/index"},
 	"github.com/distribution/distribution":   {"internal/registry"},
-	"github.com/google/go-containerregistry": {"internal/registry", "worker", "internal/bench", "examples/pull"},
+	"github.com/google/go-containerregistry": {"internal/registry", "internal/source/archive", "worker", "triggers/watch", "internal/bench", "examples/pull"},
 	"github.com/go-git/go-git/v5":            {"internal/source", "internal/gittest"},
 	"filippo.io/age":                         {"internal/secret"},
 	"github.com/spf13/cobra":                 {"cmd/kiln"},

@@ -39,6 +39,7 @@ var programs = []program{
 	{"overhead", "what kiln adds before and after the solve of a run", 3 * time.Minute, overhead},
 	{"idle", "memory and processor time of an idle server with its build daemon", 3 * time.Minute, idle},
 	{"logs", "from a line printed in a container to a follower of its log", 5 * time.Minute, logs},
+	{"webhook", "deliveries of signed pushes to a hook, beside a handler that only checks the signature", 5 * time.Minute, intake},
 	{"trace", "where the time of a cached build goes; for orientation", 3 * time.Minute, trace},
 }
 

@@ -30,6 +30,7 @@ const (
 	StreamReports   = "REPORTS"
 	StreamLogs      = "LOGS"
 	StreamTimers    = "TIMERS"
+	StreamNotify    = "NOTIFY"
 )
 
 // ErrConflict is returned when a guarded publish finds that the subject has moved on.
@@ -102,6 +103,11 @@ func streams() []streamConfig {
 		}, async: true},
 		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamReports, Subjects: []string{event.SubjectReports}, MaxAge: 7 * day, AllowDirect: true,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamNotify, Subjects: []string{event.SubjectNotify}, Retention: jetstream.WorkQueuePolicy,
+			MaxAge: 2 * day, MaxMsgsPerSubject: 10_000, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
+			MaxBytes: 1 << 30,
 		}},
 		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamLogs, Subjects: []string{event.SubjectLogs}, MaxAge: 30 * day, MaxBytes: 16 << 30,

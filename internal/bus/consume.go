@@ -40,6 +40,11 @@ func (m Message) Decode(v any) error {
 	return nil
 }
 
+// Working says that the message is still being worked on: AckWait begins anew.
+func (m Message) Working() {
+	_ = m.msg.InProgress() // losing one costs at most a redelivery
+}
+
 // Settle acknowledges the message if err is nil, ends it if err wraps ErrPoison, and otherwise has it
 // delivered again later.
 func (m Message) Settle(err error) {
@@ -121,6 +126,7 @@ func (b *Bus) Tail(ctx context.Context, stream, filter string, after uint64, fol
 	if err != nil {
 		return fmt.Errorf("read %s: %w", filter, err)
 	}
+	defer b.forget(stream, cons)
 	if info := cons.CachedInfo(); !follow && info != nil && info.NumPending == 0 {
 		return nil
 	}
@@ -145,6 +151,13 @@ func (b *Bus) Tail(ctx context.Context, stream, filter string, after uint64, fol
 		if !handle(meta.Sequence.Stream, m.Data()) || !follow && meta.NumPending == 0 {
 			return nil
 		}
+	}
+}
+
+// forget removes the consumer of a Tail, which the server would keep for a minute. It waits for nothing.
+func (b *Bus) forget(stream string, cons jetstream.Consumer) {
+	if info := cons.CachedInfo(); info != nil {
+		_ = b.nc.Publish("$JS.API.CONSUMER.DELETE."+stream+"."+info.Name, nil) // it goes by itself otherwise
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 )
 
 // RunRequested is the data of TypeRunRequested: somebody asks for a run, of a task if TaskUID is set, and
-// of Spec otherwise.
+// of Spec otherwise. Of a run of a task Spec holds no more than Secrets, and Pins if it is a repetition.
 type RunRequested struct {
 	Key     string   `json:"key"` // idempotency key
 	By      string   `json:"by"`  // principal
@@ -17,7 +17,7 @@ type RunRequested struct {
 
 	TaskUID string     `json:"taskUid,omitempty"`
 	Ask     TaskAsk    `json:"ask,omitzero"`
-	Pin     *run.Cause `json:"pin,omitempty"` // of a repetition: the cause of the run that is repeated, whose commit is used again
+	Pin     *run.Cause `json:"pin,omitempty"` // of an exact repetition: the cause of the run that is repeated, whose Spec is used again
 }
 
 // A TaskAsk is what is to be different in one run of a task.
@@ -98,6 +98,8 @@ type Report struct {
 	Begun bool       `json:"begun,omitempty"`
 	Steps []run.Step `json:"steps,omitempty"` // new state of these steps
 
+	// Commit is the one that is built, which the worker has resolved if the run names only a ref.
+	Commit string      `json:"commit,omitempty"`
 	Images []run.Image `json:"images,omitempty"` // published since the last report
 	Bases  []run.Base  `json:"bases,omitempty"`
 

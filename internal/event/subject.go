@@ -53,6 +53,9 @@ const FinishedFilter = "kiln.event.run.finished.*"
 // ImageFilter matches every event of an image in the co-located registry.
 const ImageFilter = "kiln.event.image.>"
 
+// ImagePushedFilter matches every push of an image to the co-located registry.
+const ImagePushedFilter = "kiln.event.image.pushed.*"
+
 // ImageSubject is where an image event of a repository is published.
 func ImageSubject(typ, repository string) string {
 	return "kiln.event." + typ + "." + Hash(repository)

@@ -1,18 +1,20 @@
-// Package index answers lists of runs from SQLite.
+// Package index answers lists of runs.
 //
 // It is a projection of the run records in JetStream, which hold the truth: it follows them, may lag
-// by milliseconds, and can be deleted at any time; the next start builds it again.
+// by milliseconds, and can be deleted at any time; the next start builds it again. Shortened records are
+// kept in SQLite. What runs are selected by is held in memory too, about 100 bytes for each run, so that
+// a list takes about the same time whatever it asks for.
 package index
 
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -25,23 +27,32 @@ import (
 
 // schema is versioned by user_version: another version in the file has it rebuilt.
 const (
-	schemaVersion = 1
+	schemaVersion = 2
 	schema        = `
-CREATE TABLE runs (id TEXT PRIMARY KEY, status TEXT NOT NULL, final INTEGER NOT NULL, task TEXT NOT NULL,
-	created INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID;
-CREATE INDEX runs_created ON runs (created DESC, id DESC);
-CREATE INDEX runs_open ON runs (final) WHERE final = 0;
+CREATE TABLE runs (id TEXT PRIMARY KEY, created INTEGER NOT NULL, final INTEGER NOT NULL, facets TEXT NOT NULL,
+	terms BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX runs_open ON runs (created, id) WHERE final = 0;
+CREATE TABLE records (id TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE position (revision INTEGER NOT NULL);
 INSERT INTO position VALUES (0);`
 )
 
 // An Index is the projection. It is safe for concurrent use.
 type Index struct {
-	db    *sql.DB
-	file  string
-	log   *slog.Logger
-	ready chan struct{} // closed when the present state has been read
-	once  sync.Once
+	db      *sql.DB
+	records *sql.Stmt // reads one
+	insert  [2]*sql.Stmt
+	file    string
+	log     *slog.Logger
+	ready   chan struct{} // closed when the present state has been read
+	once    sync.Once
+
+	// While the index is built anew, which takes a while, the runs that have not ended are known first.
+	surveyed chan struct{} // closed when they are
+	open     []string
+
+	mu    sync.RWMutex
+	table table
 }
 
 // Open opens the index in file, or makes an empty one when there is none that can be used. The caller
@@ -57,7 +68,17 @@ func Open(file string, log *slog.Logger) (*Index, error) {
 			return nil, fmt.Errorf("index: %w", err)
 		}
 	}
-	return &Index{db: db, file: file, log: log, ready: make(chan struct{})}, nil
+	x := &Index{db: db, file: file, log: log, ready: make(chan struct{}), surveyed: make(chan struct{})}
+	for stmt, text := range map[**sql.Stmt]string{
+		&x.records:   "SELECT record FROM records WHERE id = ?",
+		&x.insert[0]: "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
+		&x.insert[1]: "INSERT OR REPLACE INTO records VALUES (?, ?)",
+	} {
+		if *stmt, err = db.Prepare(text); err != nil {
+			return nil, errors.Join(fmt.Errorf("index: %s: %w", file, err), db.Close())
+		}
+	}
+	return x, nil
 }
 
 func open(file string) (*sql.DB, error) {
@@ -85,7 +106,9 @@ func open(file string) (*sql.DB, error) {
 }
 
 // Close closes the index.
-func (x *Index) Close() error { return x.db.Close() }
+func (x *Index) Close() error {
+	return errors.Join(x.records.Close(), x.insert[0].Close(), x.insert[1].Close(), x.db.Close())
+}
 
 // Run follows the run records until ctx is done. It returns nil then.
 func (x *Index) Run(ctx context.Context, runs *store.Bucket[run.Run]) error {
@@ -97,27 +120,17 @@ func (x *Index) Run(ctx context.Context, runs *store.Bucket[run.Run]) error {
 		return x.damaged(err)
 	}
 	var opts []jetstream.WatchOpt
+	var err error
 	if from > 0 {
+		err = x.load(ctx)
 		opts = append(opts, jetstream.ResumeFromRevision(from+1))
+	} else {
+		err = x.survey(ctx, runs)
 	}
-	var batch []*store.Entry[run.Run]
-	caughtUp := false
-	var failed error
-	err := runs.Watch(ctx, ">", func(e *store.Entry[run.Run]) bool {
-		if e != nil {
-			batch = append(batch, e)
-		}
-		if e == nil || caughtUp || len(batch) >= 500 {
-			failed = x.apply(ctx, batch)
-			batch = batch[:0]
-		}
-		if e == nil {
-			caughtUp = true
-			x.once.Do(func() { close(x.ready) })
-		}
-		return failed == nil
-	}, opts...)
-	if err := errors.Join(err, failed); err != nil && ctx.Err() == nil {
+	if err == nil {
+		err = x.follow(ctx, runs, opts)
+	}
+	if err != nil && ctx.Err() == nil {
 		return x.damaged(err)
 	}
 	return nil
@@ -142,53 +155,6 @@ func remove(file string) error {
 	return nil
 }
 
-// apply stores entries and the position behind them in one transaction.
-func (x *Index) apply(ctx context.Context, entries []*store.Entry[run.Run]) error {
-	if len(entries) == 0 {
-		return nil
-	}
-	tx, err := x.db.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }()
-	for _, e := range entries {
-		if e.Gone {
-			_, err = tx.ExecContext(ctx, "DELETE FROM runs WHERE id = ?", e.Key)
-		} else {
-			err = insert(ctx, tx, e.Value)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if _, err := tx.ExecContext(ctx, "UPDATE position SET revision = ?", entries[len(entries)-1].Revision); err != nil {
-		return err
-	}
-	return tx.Commit()
-}
-
-func insert(ctx context.Context, tx *sql.Tx, r run.Run) error {
-	record, err := json.Marshal(summary(r))
-	if err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?)",
-		r.ID, string(r.State), r.State.Final(), r.Task, r.Created.UnixNano(), record)
-	return err
-}
-
-// summary leaves out of a record what no list shows.
-func summary(r run.Run) run.Run {
-	r.Spec.Secrets = nil
-	if r.Spec.TaskFile != nil {
-		t := *r.Spec.TaskFile
-		t.Content, t.Values, t.Set = nil, nil, nil
-		r.Spec.TaskFile = &t
-	}
-	return r
-}
-
 // wait blocks until the index has read the state that was stored when it started.
 func (x *Index) wait(ctx context.Context) error {
 	select {
@@ -199,57 +165,35 @@ func (x *Index) wait(ctx context.Context) error {
 	}
 }
 
-// Active returns the IDs of the runs that have not ended.
+// Active returns the IDs of the runs that have not ended, oldest first. When the index is built anew it
+// does not wait for that.
 func (x *Index) Active(ctx context.Context) ([]string, error) {
-	if err := x.wait(ctx); err != nil {
-		return nil, err
+	select {
+	case <-x.ready:
+	case <-x.surveyed:
+		if !x.caughtUp() {
+			return slices.Clone(x.open), nil
+		}
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	}
-	rows, err := x.db.QueryContext(ctx, "SELECT id FROM runs WHERE final = 0 ORDER BY created, id")
-	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
-	}
-	defer rows.Close()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.table.settle()
 	var ids []string
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("index: %w", err)
+	for i := range x.table.rows {
+		if r := &x.table.rows[i]; !r.final {
+			ids = append(ids, r.id.String())
 		}
-		ids = append(ids, id)
 	}
-	return ids, rows.Err()
+	return ids, nil
 }
 
-// A Query selects runs.
-type Query struct {
-	Prefix string // of the run ID
-	Before string // a run ID: only runs older than it
-	Limit  int    // at most this many; 1 to 1000
-}
-
-// List returns the runs that q selects, newest first, without the text of their task files.
-func (x *Index) List(ctx context.Context, q Query) ([]run.Run, error) {
-	if err := x.wait(ctx); err != nil {
-		return nil, err
+func (x *Index) caughtUp() bool {
+	select {
+	case <-x.ready:
+		return true
+	default:
+		return false
 	}
-	rows, err := x.db.QueryContext(ctx, `SELECT record FROM runs WHERE id >= ? AND id < ? AND (? = '' OR (created, id) <
-		(SELECT created, id FROM runs WHERE id = ?)) ORDER BY created DESC, id DESC LIMIT ?`,
-		q.Prefix, q.Prefix+"~", q.Before, q.Before, min(max(q.Limit, 1), 1000))
-	if err != nil {
-		return nil, fmt.Errorf("index: %w", err)
-	}
-	defer rows.Close()
-	list := []run.Run{}
-	for rows.Next() {
-		var record []byte
-		var r run.Run
-		if err := rows.Scan(&record); err != nil {
-			return nil, fmt.Errorf("index: %w", err)
-		}
-		if err := json.Unmarshal(record, &r); err != nil {
-			return nil, fmt.Errorf("index: %w", err)
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
 }

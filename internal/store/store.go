@@ -37,8 +37,11 @@ type Store struct {
 	Images  Bucket[event.TrackedImage] // by event.Hash of the canonical name
 	Links   Bucket[event.Links]        // by task UID
 	Trusted Bucket[string]             // who is trusted, by event.Hash of repository and author: who said so
-	Leases  Bucket[event.Lease]        // by run ID; a key expires LeaseTTL after its last write
-	Workers Bucket[event.Worker]       // by instance; a key expires LeaseTTL after its last write
+	Targets Bucket[event.Target]       // by ID
+	// Undelivered are notifications that were given up, by target and hash of the event's ID.
+	Undelivered Bucket[event.Undelivered]
+	Leases      Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
+	Workers     Bucket[event.Worker] // by instance; a key expires LeaseTTL after its last write
 }
 
 // Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
@@ -53,6 +56,8 @@ func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (
 		s.Images.open(ctx, js, jetstream.KeyValueConfig{Bucket: "images"}),
 		s.Links.open(ctx, js, jetstream.KeyValueConfig{Bucket: "links"}),
 		s.Trusted.open(ctx, js, jetstream.KeyValueConfig{Bucket: "trusted"}),
+		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "targets"}),
+		s.Undelivered.open(ctx, js, jetstream.KeyValueConfig{Bucket: "undelivered", TTL: 30 * 24 * time.Hour, MaxBytes: 256 << 20}),
 		s.Leases.open(ctx, js, expiring("leases", leaseTTL)),
 		s.Workers.open(ctx, js, expiring("workers", leaseTTL)),
 	)
@@ -135,6 +140,27 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string) error {
 	return nil
 }
 
+// Remove removes the record of that revision, or returns ErrConflict.
+func (b *Bucket[T]) Remove(ctx context.Context, key string, revision uint64) error {
+	err := b.kv.Purge(ctx, key, jetstream.LastRevision(revision))
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		err = ErrConflict
+	}
+	if err != nil {
+		return fmt.Errorf("%s %q: %w", b.name, key, err)
+	}
+	return nil
+}
+
+// List calls visit with every record as it is now, in no order, until visit returns false.
+func (b *Bucket[T]) List(ctx context.Context, visit func(Entry[T]) bool) error {
+	err := b.Watch(ctx, ">", func(e *Entry[T]) bool { return e != nil && visit(*e) }, jetstream.IgnoreDeletes())
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
 // An Entry is one state of a record.
 type Entry[T any] struct {
 	Key      string
@@ -170,6 +196,29 @@ func (b *Bucket[T]) Watch(ctx context.Context, key string, handle func(*Entry[T]
 			if !handle(entry) {
 				return nil
 			}
+		}
+	}
+}
+
+// Scan delivers every record as it is now, in its stored form, for those that look for little in many.
+func (b *Bucket[T]) Scan(ctx context.Context, handle func(key string, data []byte)) error {
+	w, err := b.kv.WatchAll(ctx, jetstream.IgnoreDeletes())
+	if err != nil {
+		return fmt.Errorf("scan %s: %w", b.name, err)
+	}
+	defer func() { _ = w.Stop() }()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case e, ok := <-w.Updates():
+			if !ok {
+				return fmt.Errorf("scan %s: the connection was closed", b.name)
+			}
+			if e == nil {
+				return nil
+			}
+			handle(e.Key(), e.Value())
 		}
 	}
 }

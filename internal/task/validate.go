@@ -86,6 +86,14 @@ func ValidName(name string) error {
 	return nil
 }
 
+// ValidSecretName says what is wrong with the name of a secret.
+func ValidSecretName(name string) error {
+	if !secretName.MatchString(name) {
+		return fmt.Errorf("%q is not 1 to 128 letters, digits, dots, - and _, a letter or digit first and last", clip(name))
+	}
+	return nil
+}
+
 type validator struct{ errs Errors }
 
 func (v *validator) errorf(property, format string, args ...any) {

@@ -105,6 +105,7 @@ type Source struct {
 type Files struct {
 	From, To string
 	Names    []string
+	Unknown  bool // they cannot be told: any file may have changed
 }
 
 // Commits are the commits after one, oldest first.

@@ -228,7 +228,7 @@ func (s *Source) content(t task.SourceTrigger, c change, q *Question) (filter, r
 		q.Files = true
 		return "", ""
 	}
-	if !t.Paths.MatchAny(s.Files.Names) {
+	if !s.Files.Unknown && !t.Paths.MatchAny(s.Files.Names) {
 		return FilterPaths, fmt.Sprintf("none of the %d files that changed since %s matches the paths of source trigger %q", len(s.Files.Names), since(q.From), t.Name)
 	}
 	return "", ""

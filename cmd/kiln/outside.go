@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"kiln/internal/api"
+	forges "kiln/internal/forge"
+	"kiln/internal/netguard"
+	"kiln/internal/notify"
+	"kiln/webhook"
+)
+
+// forgeTimeout is how long a forge may take to answer.
+const forgeTimeout = 15 * time.Second
+
+// openHooks makes what deliveries of forges and registries need.
+func (n *node) openHooks(context.Context) error {
+	creator, err := n.bus.Creator()
+	if err != nil {
+		return err
+	}
+	n.onClose(creator.Close)
+	n.hooks = &webhook.Book{Store: &n.store.Hooks, Identity: n.identity, Log: n.log}
+	n.delivery = &webhook.Handler{Hooks: n.hooks.Hook, Used: n.hooks.Used, Publish: webhook.Publisher(creator), Log: n.log}
+	n.notifier = &notify.Notifier{Bus: n.bus, Store: n.store, Secret: n.secrets().Value, Guard: n.notifyGuard(), ForgeGuard: n.forgeGuard(),
+		Forges: n.cfg.forgeHosts(), Log: n.log}
+	return nil
+}
+
+func (n *node) notifyGuard() netguard.Guard {
+	allowed, _ := parseSources(n.cfg.allowNotify) // validated
+	return netguard.Guard{Allow: allowed.address}
+}
+
+func (n *node) forgeGuard() netguard.Guard { return netguard.Guard{Allow: n.allowed.address} }
+
+func (n *node) hookConfig() api.HookConfig {
+	return api.HookConfig{Providers: webhook.Providers(), Address: n.cfg.publicURL, Secret: n.secrets().Value,
+		HTTP: n.forgeGuard().Client(forgeTimeout)}
+}
+
+// forgeHosts is --forge as a map: host to provider.
+func (cfg *serveConfig) forgeHosts() map[string]string {
+	m := map[string]string{}
+	for _, f := range cfg.forges {
+		host, provider, _ := strings.Cut(f, "=")
+		m[strings.ToLower(host)] = provider
+	}
+	return m
+}
+
+// validateOutside reports what is wrong with the flags about the world outside.
+func (cfg *serveConfig) validateOutside() error {
+	var errs []error
+	if cfg.publicURL != "" && !strings.HasPrefix(cfg.publicURL, "http://") && !strings.HasPrefix(cfg.publicURL, "https://") {
+		errs = append(errs, fmt.Errorf("--public-url %q: want https://HOST[:PORT]", cfg.publicURL))
+	}
+	if _, err := parseSources(cfg.allowNotify); err != nil {
+		errs = append(errs, errors.New("--allow-notify: want a host, host:port, address or network such as 10.0.0.0/8"))
+	}
+	for _, f := range cfg.forges {
+		if host, provider, _ := strings.Cut(f, "="); host == "" || !forges.Known(provider) {
+			errs = append(errs, fmt.Errorf("--forge %q: want HOST=%s", f, strings.Join(forges.Providers, "|")))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"kiln/internal/apiclient"
+	"kiln/internal/netguard"
+	"kiln/internal/source"
+	"kiln/internal/source/archive"
+	"kiln/internal/source/git"
+	"kiln/internal/task"
+	"kiln/worker"
+)
+
+// sources opens what runs build: uploaded directories, git repositories, tarballs and artifacts.
+type sources struct {
+	uploads  *source.Opener
+	mirrors  *git.Mirrors
+	archives *archive.Fetcher
+	allowed  allowedSources
+	registry []string // names of the co-located registry
+}
+
+const (
+	uploadScheme = "context://"
+	fetchTries   = 3
+	fetchPause   = time.Second // before the second try; twice as long before the next
+)
+
+// open implements worker.Worker's Open.
+func (s *sources) open(ctx context.Context, r worker.OpenRequest) (worker.Source, error) {
+	if strings.HasPrefix(r.Context, uploadScheme) {
+		src, err := s.uploads.Open(ctx, r.Context)
+		if err != nil {
+			return nil, err
+		}
+		return uploaded{src}, nil
+	}
+	c, err := remoteContext(r.Context)
+	if err != nil {
+		return nil, err
+	}
+	switch c.Kind {
+	case task.Tarball:
+		src, err := s.archives.Open(ctx, c.URL, r.Token)
+		return opened(src, s.allowed.explain(err))
+	case task.OCI:
+		src, err := s.artifact(ctx, c.URL, r)
+		return opened(src, s.allowed.explain(err))
+	}
+	return s.commit(ctx, c, r)
+}
+
+// opened makes sure that there is a source or an error.
+func opened(src *archive.Source, err error) (worker.Source, error) {
+	if err != nil {
+		return nil, err
+	}
+	return src, nil
+}
+
+// artifact opens an artifact of a registry.
+func (s *sources) artifact(ctx context.Context, ref string, r worker.OpenRequest) (*archive.Source, error) {
+	host, _, _ := strings.Cut(ref, "/")
+	a := archive.Artifact{Reference: ref, Own: slices.Contains(s.registry, host)}
+	if r.Credentials != nil {
+		a.User, a.Password = r.Credentials(host)
+	}
+	if user, password, ok := strings.Cut(r.Token, ":"); ok && !a.Own {
+		a.User, a.Password = user, password
+	}
+	return s.archives.OpenArtifact(ctx, a)
+}
+
+// commit opens a commit of a git repository.
+func (s *sources) commit(ctx context.Context, c task.Context, r worker.OpenRequest) (worker.Source, error) {
+	cred, err := git.CredentialOf(c.URL, r.Token)
+	if err != nil {
+		return nil, err
+	}
+	ref := git.Ref{URL: c.URL, Ref: c.Ref, Commit: r.Commit, Subdir: c.Subdir, Scope: r.Scope}
+	if c.Pinned() {
+		ref.Commit, ref.Ref = c.Ref, r.Ref
+	}
+	src, err := s.fetch(ctx, ref, cred)
+	if err != nil {
+		return nil, s.allowed.explain(err)
+	}
+	return fetched{src}, nil
+}
+
+// fetch opens a commit. A server that does not answer is asked again.
+func (s *sources) fetch(ctx context.Context, ref git.Ref, cred git.Credential) (*git.Source, error) {
+	for try, wait := 1, fetchPause; ; try, wait = try+1, 2*wait {
+		src, err := s.mirrors.Open(ctx, ref, cred)
+		if err == nil || try == fetchTries || !errors.Is(err, git.ErrUnavailable) {
+			return src, err
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// remoteContext reads a context that a worker fetches, and refuses what no worker can.
+func remoteContext(s string) (task.Context, error) {
+	c, err := task.ParseContext(s)
+	switch {
+	case err != nil:
+		return c, err
+	case c.Kind == task.NoContext:
+		return c, errors.New("the context is empty")
+	case c.Kind != task.Git:
+		return c, nil
+	}
+	_, err = git.ParseContext(c.String())
+	return c, err
+}
+
+// hasContext reports whether runs can be given a context: an upload that is here, or something that a
+// worker fetches.
+func (n *node) hasContext(ctx context.Context, ref string) (bool, error) {
+	invalid := func(err error) error {
+		return &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: err.Error()}
+	}
+	if !strings.HasPrefix(ref, uploadScheme) {
+		if _, err := remoteContext(ref); err != nil {
+			return false, invalid(err)
+		}
+		return true, nil
+	}
+	id, err := source.ParseRef(ref)
+	if err != nil {
+		return false, invalid(err)
+	}
+	return n.contexts.Has(ctx, id)
+}
+
+// openMirrors opens what sources are fetched with: the mirrors of git repositories, which all components of
+// the server share, and the place of archives.
+func (n *node) openMirrors(context.Context) error {
+	cfg := git.Config{Dir: filepath.Join(n.cfg.data, "git"), Log: n.log}
+	var err error
+	if n.allowed, err = parseSources(n.cfg.allowSources); err != nil {
+		return &usageError{err: err}
+	}
+	if cfg.Allow, cfg.PlainHTTP = n.allowed.address, n.allowed.plainHTTP; n.cfg.knownHosts != "" {
+		if cfg.KnownHosts, err = os.ReadFile(n.cfg.knownHosts); err != nil {
+			return usagef("--ssh-known-hosts FILE", "known hosts of ssh: %w", err)
+		}
+	}
+	if n.mirrors, err = git.New(cfg); err != nil {
+		return err
+	}
+	n.onClose(n.mirrors.Close)
+	n.archives, err = archive.New(archive.Config{Dir: filepath.Join(n.cfg.data, "archives"),
+		Dial: netguard.Guard{Allow: n.allowed.address}.Dial, PlainHTTP: n.allowed.plainHTTP})
+	if err != nil {
+		return err
+	}
+	n.onClose(n.archives.Close)
+	return nil
+}
+
+// allowedSources are the hosts outside of the public internet that sources may be at.
+type allowedSources struct {
+	hosts    map[string]bool // in lower case, with or without a port
+	networks []netip.Prefix
+}
+
+// parseSources reads the values of --allow-source: a host, host:port, address or network.
+func parseSources(list []string) (allowedSources, error) {
+	a := allowedSources{hosts: map[string]bool{}}
+	var errs []error
+	for _, s := range list {
+		s = strings.ToLower(strings.TrimSpace(s))
+		if p, err := netip.ParsePrefix(s); err == nil {
+			a.networks = append(a.networks, p.Masked())
+			continue
+		}
+		if addr, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+			a.networks = append(a.networks, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
+			continue
+		}
+		if s == "" || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_:[]") != "" {
+			errs = append(errs, fmt.Errorf("--allow-source %q: want a host, host:port, address or network such as 10.0.0.0/8", s))
+			continue
+		}
+		a.hosts[s] = true
+	}
+	return a, errors.Join(errs...)
+}
+
+// contains reports whether an address is in one of the networks.
+func (a allowedSources) contains(addr netip.Addr) bool {
+	for _, p := range a.networks {
+		if p.Contains(addr.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// address reports whether a host may be at an address that is not public.
+func (a allowedSources) address(host string, addr netip.Addr) bool {
+	return a.contains(addr) || a.named(host)
+}
+
+// named reports whether a host is allowed by its name, on any port or on one.
+func (a allowedSources) named(host string) bool {
+	host = strings.ToLower(host)
+	if a.hosts[host] {
+		return true
+	}
+	for h := range a.hosts {
+		if name, _, ok := strings.Cut(h, ":"); ok && name == host {
+			return true
+		}
+	}
+	return false
+}
+
+// plainHTTP reports whether http:// may be used for an authority of a URL.
+func (a allowedSources) plainHTTP(authority string) bool {
+	authority = strings.ToLower(authority)
+	if a.hosts[authority] {
+		return true
+	}
+	host := authority
+	if ap, err := netip.ParseAddrPort(authority); err == nil {
+		return a.contains(ap.Addr())
+	}
+	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
+		return a.contains(addr)
+	}
+	host, _, _ = strings.Cut(authority, ":")
+	return a.hosts[host]
+}
+
+// explain adds to a refusal how it can be lifted.
+func (a allowedSources) explain(err error) error {
+	if !errors.Is(err, git.ErrRefused) && !errors.Is(err, archive.ErrRefused) && !errors.Is(err, netguard.ErrRefused) {
+		return err
+	}
+	return fmt.Errorf("%w (a host in a private network, or without TLS, is named to the server with kiln serve --allow-source HOST)", err)
+}
+
+// An uploaded source is known by the hash of its tree.
+type uploaded struct{ *source.Source }
+
+// Identity implements worker.Identified.
+func (u uploaded) Identity() string { return "context:" + u.ID() }
+
+// A fetched source is a commit of a git repository.
+type fetched struct{ *git.Source }
+
+// Identity implements worker.Identified. What is the same in another repository has another identity:
+// git's own names are too weak to be relied on across those.
+func (f fetched) Identity() string { return "git:" + f.Key() + ":" + f.Source.Identity() }
+
+// Origin implements worker.Originated.
+func (f fetched) Origin() worker.Origin {
+	title, _, _ := strings.Cut(strings.TrimSpace(f.Commit.Message), "\n")
+	return worker.Origin{Repository: f.URL, Ref: f.Ref, Commit: f.Commit.ID, Subdir: f.Subdir, Author: f.Commit.Author, Title: title}
+}

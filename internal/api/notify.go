@@ -1,0 +1,246 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"kiln/internal/apiclient"
+	"kiln/internal/event"
+	"kiln/internal/store"
+)
+
+// Bounds of notifications.
+const (
+	maxTargets = 1000
+	maxURL     = 2048
+)
+
+func (s *Server) routeTargets(mux *http.ServeMux) {
+	mux.HandleFunc("POST "+apiclient.PathTargets, s.route(s.addTarget))
+	mux.HandleFunc("GET "+apiclient.PathTargets, s.route(s.listTargets))
+	mux.HandleFunc("GET "+apiclient.PathTargets+"/failed", s.route(s.listFailed))
+	mux.HandleFunc("POST "+apiclient.PathTargets+"/retry", s.route(s.retryFailed))
+	mux.HandleFunc("GET "+apiclient.PathTargets+"/{target}", s.route(s.showTarget))
+	mux.HandleFunc("DELETE "+apiclient.PathTargets+"/{target}", s.route(s.removeTarget))
+	mux.HandleFunc("POST "+apiclient.PathTargets+"/{target}/test", s.route(s.testTarget))
+}
+
+func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
+	var req apiclient.AddTarget
+	if err := decodeBody(r, &req); err != nil {
+		return err
+	}
+	t := event.Target{ID: newHookID(), Name: req.Name, URL: req.URL, Events: slices.Compact(slices.Sorted(slices.Values(req.Events))),
+		Task: req.Task, Secret: req.Secret, Created: time.Now().UTC()}
+	if err := s.validateTarget(r.Context(), &t); err != nil {
+		return err
+	}
+	if _, err := s.Store.Targets.Create(r.Context(), t.ID, t); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusCreated, publicTarget(t))
+	return nil
+}
+
+func (s *Server) validateTarget(ctx context.Context, t *event.Target) error {
+	u, err := url.Parse(t.URL)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || len(t.URL) > maxURL {
+		return invalid("url: want http://HOST/PATH or https://HOST/PATH, at most %d bytes", maxURL)
+	}
+	if u.User != nil {
+		return invalid("url: must not hold a password; notifications are signed with --secret instead")
+	}
+	if len(t.Events) == 0 {
+		return invalid("events: want one or more of %s", strings.Join(event.NotifiedTypes, ", "))
+	}
+	for _, e := range t.Events {
+		if !slices.Contains(event.NotifiedTypes, e) {
+			return invalid("event %q: want one of %s", e, strings.Join(event.NotifiedTypes, ", "))
+		}
+	}
+	if t.Secret != "" {
+		if _, _, err := s.Store.Secrets.Get(ctx, event.Hash(t.Secret)); err != nil {
+			return err
+		}
+	}
+	all, err := s.targets(ctx)
+	if err != nil {
+		return err
+	}
+	if len(all) >= maxTargets {
+		return conflict("there are %d targets already, and no more can be", len(all))
+	}
+	if t.Name == "" {
+		t.Name = u.Hostname() + "-" + t.ID[:6]
+	}
+	if !hookName.MatchString(t.Name) {
+		return invalid("name %q: want at most 63 letters, digits, dots, dashes and underscores", t.Name)
+	}
+	if slices.ContainsFunc(all, func(o event.Target) bool { return strings.EqualFold(o.Name, t.Name) }) {
+		return conflict("there is a target %q already", t.Name)
+	}
+	return nil
+}
+
+// targets returns all targets, by name.
+func (s *Server) targets(ctx context.Context) ([]event.Target, error) {
+	var all []event.Target
+	err := s.Store.Targets.List(ctx, func(e store.Entry[event.Target]) bool {
+		all = append(all, e.Value)
+		return true
+	})
+	slices.SortFunc(all, func(a, b event.Target) int { return strings.Compare(a.Name+"\x00"+a.ID, b.Name+"\x00"+b.ID) })
+	return all, err
+}
+
+// findTarget returns the target that the path names by its ID or name.
+func (s *Server) findTarget(r *http.Request) (event.Target, error) {
+	wanted := r.PathValue("target")
+	all, err := s.targets(r.Context())
+	if err != nil {
+		return event.Target{}, err
+	}
+	for _, t := range all {
+		if t.ID == wanted || strings.EqualFold(t.Name, wanted) {
+			return t, nil
+		}
+	}
+	return event.Target{}, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+		Message: "no target " + strconv.Quote(wanted), Remedy: "list the targets with `kiln notify list`"}
+}
+
+func (s *Server) listTargets(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.targets(r.Context())
+	if err != nil {
+		return err
+	}
+	failed := map[string]int{}
+	err = s.Store.Undelivered.List(r.Context(), func(e store.Entry[event.Undelivered]) bool {
+		failed[e.Value.Notification.Target]++
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	list := apiclient.Targets{Targets: make([]apiclient.Target, len(all))}
+	for i, t := range all {
+		list.Targets[i] = publicTarget(t)
+		list.Targets[i].Failed = failed[t.ID]
+	}
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+func (s *Server) showTarget(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.findTarget(r)
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, publicTarget(t))
+	return nil
+}
+
+func (s *Server) removeTarget(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.findTarget(r)
+	if err != nil {
+		return err
+	}
+	if err := s.Store.Targets.Delete(r.Context(), t.ID); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, publicTarget(t))
+	return nil
+}
+
+func (s *Server) testTarget(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.findTarget(r)
+	if err != nil {
+		return err
+	}
+	if err := s.TestTarget(r.Context(), t); err != nil {
+		return &apiclient.Error{Status: http.StatusBadGateway, Code: apiclient.CodeTarget, Message: "target " + t.Name + ": " + err.Error()}
+	}
+	writeJSON(w, http.StatusOK, publicTarget(t))
+	return nil
+}
+
+func (s *Server) listFailed(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.targets(r.Context())
+	if err != nil {
+		return err
+	}
+	names := map[string]string{}
+	for _, t := range all {
+		names[t.ID] = t.Name
+	}
+	list := apiclient.FailedNotifications{Failed: []apiclient.FailedNotification{}}
+	err = s.Store.Undelivered.List(r.Context(), func(e store.Entry[event.Undelivered]) bool {
+		u := e.Value
+		f := apiclient.FailedNotification{ID: e.Key, Target: names[u.Notification.Target], Attempts: u.Attempts, Error: u.Error, At: u.At}
+		if f.Target == "" {
+			f.Target = u.Notification.Target
+		}
+		if ev := u.Notification.Event; ev != nil {
+			f.Type, f.Subject, f.Event = ev.Type, ev.Subject, ev.ID
+		}
+		list.Failed = append(list.Failed, f)
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	slices.SortFunc(list.Failed, func(a, b apiclient.FailedNotification) int { return a.At.Compare(b.At) })
+	writeJSON(w, http.StatusOK, list)
+	return nil
+}
+
+// retryFailed puts notifications back into the queues of their targets, then forgets that they failed.
+func (s *Server) retryFailed(w http.ResponseWriter, r *http.Request) error {
+	var req apiclient.RetryFailed
+	if err := decodeBody(r, &req); err != nil {
+		return err
+	}
+	all, err := s.targets(r.Context())
+	if err != nil {
+		return err
+	}
+	var failed []store.Entry[event.Undelivered]
+	err = s.Store.Undelivered.List(r.Context(), func(e store.Entry[event.Undelivered]) bool {
+		here := slices.ContainsFunc(all, func(t event.Target) bool { return t.ID == e.Value.Notification.Target && !t.Disabled })
+		if here && (len(req.IDs) == 0 || slices.Contains(req.IDs, e.Key)) {
+			failed = append(failed, e)
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range failed {
+		n := e.Value.Notification
+		n.Since = time.Now().UTC()
+		if _, err := s.Bus.Publish(r.Context(), event.NotifySubject(n.Target), e.Key+"."+strconv.FormatUint(e.Revision, 10), n); err != nil {
+			return err
+		}
+		if err := s.Store.Undelivered.Delete(r.Context(), e.Key); err != nil {
+			return err
+		}
+	}
+	writeJSON(w, http.StatusOK, apiclient.Retried{Retried: len(failed)})
+	return nil
+}
+
+// publicTarget is a target without the part of its URL that may be a password.
+func publicTarget(t event.Target) apiclient.Target {
+	shown := t.URL
+	if u, err := url.Parse(t.URL); err == nil && u.RawQuery != "" {
+		u.RawQuery = "***"
+		shown = u.String()
+	}
+	return apiclient.Target{ID: t.ID, Name: t.Name, URL: shown, Events: t.Events, Task: t.Task, Secret: t.Secret,
+		Disabled: t.Disabled, Reason: t.Reason, Created: t.Created}
+}

@@ -1,0 +1,50 @@
+package event
+
+import "time"
+
+// TypeTest is the type of the event that a target of notifications is tried with. It is stored nowhere.
+const TypeTest = "kiln.test"
+
+// NotifiedTypes are the types of events that somebody can be notified of.
+var NotifiedTypes = []string{TypeRunQueued, TypeRunStarted, TypeRunFinished, TypeImagePushed, TypeImageDeleted}
+
+// NotifiedFilters match the events of NotifiedTypes.
+var NotifiedFilters = []string{"kiln.event.run.queued.*", "kiln.event.run.started.*", FinishedFilter, ImageFilter}
+
+// SubjectNotify covers what is to be sent out.
+const SubjectNotify = "kiln.notify.>"
+
+// NotifySubject is the queue of what is to be sent to one target.
+func NotifySubject(target string) string { return "kiln.notify." + target }
+
+// A Target is where events are sent to: an address of somebody who wants to be notified.
+type Target struct {
+	ID     string   `json:"id"` // random
+	Name   string   `json:"name"`
+	URL    string   `json:"url"`
+	Events []string `json:"events"`           // of NotifiedTypes
+	Task   string   `json:"task,omitempty"`   // only runs and images of this task; empty means all
+	Secret string   `json:"secret,omitempty"` // name of the secret that notifications are signed with
+	// Disabled targets get nothing; Reason says why.
+	Disabled bool      `json:"disabled,omitempty"`
+	Reason   string    `json:"reason,omitempty"`
+	Created  time.Time `json:"created"`
+}
+
+// A Notification waits in the queue of a target: an event to be sent, or a run whose commit is to get a
+// status.
+type Notification struct {
+	Target string `json:"target"`
+	Event  *Event `json:"event,omitempty"`
+	Run    string `json:"run,omitempty"`
+	// Since is when it came into the queue; it is given up a day later.
+	Since time.Time `json:"since"`
+}
+
+// An Undelivered notification was given up.
+type Undelivered struct {
+	Notification Notification `json:"notification"`
+	Attempts     int          `json:"attempts"`
+	Error        string       `json:"error"` // of the last attempt
+	At           time.Time    `json:"at"`
+}

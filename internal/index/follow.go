@@ -1,0 +1,195 @@
+package index
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"kiln/internal/run"
+	"kiln/internal/store"
+)
+
+// many is how many records take so long to be indexed that nobody should wait for it who wants to know
+// only which runs have not ended.
+const many = 1000
+
+// survey finds the runs that have not ended in a store that has not been read yet.
+func (x *Index) survey(ctx context.Context, runs *store.Bucket[run.Run]) error {
+	open := map[string]time.Time{}
+	read := 0
+	var failed error
+	err := runs.Scan(ctx, func(id string, data []byte) {
+		read++
+		if ended(data) {
+			return
+		}
+		var r run.Run
+		if err := json.Unmarshal(data, &r); err != nil {
+			failed = fmt.Errorf("run %s: stored record: %w", id, err)
+		} else if !r.State.Final() {
+			open[id] = r.Created
+		}
+	})
+	if err := errors.Join(err, failed); err != nil || read < many {
+		return err
+	}
+	x.open = slices.SortedFunc(maps.Keys(open), func(a, b string) int {
+		return cmp.Or(open[a].Compare(open[b]), strings.Compare(a, b))
+	})
+	close(x.surveyed)
+	return nil
+}
+
+// ended reports whether a stored record is seen at first sight to be of a run that has ended. The first
+// status in it is the run's, and no text can look like it, for its quotes would be escaped.
+func ended(data []byte) bool {
+	const field = `"status":"`
+	i := bytes.Index(data, []byte(field))
+	if i < 0 {
+		return false
+	}
+	state, _, _ := bytes.Cut(data[i+len(field):], []byte(`"`))
+	return run.State(state).Final()
+}
+
+// load fills the table with what is stored.
+func (x *Index) load(ctx context.Context) error {
+	rows, err := x.db.QueryContext(ctx, "SELECT id, created, final, facets, terms FROM runs")
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	var id, packed string
+	var created int64
+	var final bool
+	var terms sql.RawBytes
+	for rows.Next() {
+		if err := rows.Scan(&id, &created, &final, &packed, &terms); err != nil {
+			return err
+		}
+		k, _ := keyOf(id)
+		f, err := unpackFacets(packed, terms)
+		if err != nil {
+			return fmt.Errorf("run %s: %w", id, err)
+		}
+		x.table.put(x.table.row(k, created, final, f))
+	}
+	x.table.settle()
+	return rows.Err()
+}
+
+// maxEntries is how many records are stored at once.
+const maxEntries = 1000
+
+// follow reads the records as they are and as they change.
+func (x *Index) follow(ctx context.Context, runs *store.Bucket[run.Run], opts []jetstream.WatchOpt) error {
+	var batch []*store.Entry[run.Run]
+	caughtUp := false
+	var failed error
+	err := runs.Watch(ctx, ">", func(e *store.Entry[run.Run]) bool {
+		if e != nil {
+			batch = append(batch, e)
+		}
+		if e == nil || caughtUp || len(batch) >= maxEntries {
+			failed = x.apply(ctx, batch)
+			clear(batch)
+			batch = batch[:0]
+		}
+		if e == nil && failed == nil {
+			caughtUp = true
+			x.once.Do(func() { close(x.ready) })
+		}
+		return failed == nil
+	}, opts...)
+	return errors.Join(err, failed)
+}
+
+// apply stores entries and the position behind them in one transaction.
+func (x *Index) apply(ctx context.Context, entries []*store.Entry[run.Run]) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	tx, err := x.db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	changed := make([]row, 0, len(entries))
+	for _, e := range entries {
+		r, err := x.write(ctx, tx, e)
+		if errors.Is(err, sql.ErrNoRows) { // a run that was never here is gone
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("run %s: %w", e.Key, err)
+		}
+		changed = append(changed, r)
+	}
+	if _, err := tx.ExecContext(ctx, "UPDATE position SET revision = ?", entries[len(entries)-1].Revision); err != nil {
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, r := range changed {
+		x.table.put(r)
+	}
+	if len(entries) <= few || len(x.table.fresh) > len(x.table.rows)/2 {
+		x.table.settle()
+	}
+	return nil
+}
+
+// write stores an entry and returns its row.
+func (x *Index) write(ctx context.Context, tx *sql.Tx, e *store.Entry[run.Run]) (row, error) {
+	k, ok := keyOf(e.Key)
+	if !ok {
+		return row{}, fmt.Errorf("a run ID of more than %d bytes", len(k))
+	}
+	if e.Gone {
+		at, err := created(ctx, tx.QueryRowContext, e.Key)
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "DELETE FROM runs WHERE id = ?", e.Key)
+		}
+		if err == nil {
+			_, err = tx.ExecContext(ctx, "DELETE FROM records WHERE id = ?", e.Key)
+		}
+		return row{id: k, created: at, gone: true}, err
+	}
+	record, err := pack(e.Value)
+	if err != nil {
+		return row{}, err
+	}
+	f, at, final := facetsOf(e.Value), nanos(e.Value.Created), e.Value.State.Final()
+	packed, terms := packFacets(f)
+	if _, err = tx.StmtContext(ctx, x.insert[0]).ExecContext(ctx, e.Key, at, final, packed, terms); err != nil {
+		return row{}, err
+	}
+	if _, err = tx.StmtContext(ctx, x.insert[1]).ExecContext(ctx, e.Key, record); err != nil {
+		return row{}, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.table.row(k, at, final, f), nil
+}
+
+// created returns when a run was created, or sql.ErrNoRows.
+func created(ctx context.Context, ask func(context.Context, string, ...any) *sql.Row, id string) (int64, error) {
+	var at int64
+	err := ask(ctx, "SELECT created FROM runs WHERE id = ?", id).Scan(&at)
+	return at, err
+}

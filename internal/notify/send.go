@@ -1,0 +1,194 @@
+package notify
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/store"
+)
+
+// A refusal is an answer that is not a 2xx.
+type refusal struct {
+	status int
+	again  time.Duration // the target's wish; zero for none
+}
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("answered %d %s", r.status, http.StatusText(r.status))
+}
+
+// errFinal marks what no repetition can change.
+var errFinal = errors.New("not to be repeated")
+
+// handle sends one notification and settles it.
+func (n *Notifier) handle(ctx context.Context, m bus.Message) {
+	var w event.Notification
+	if err := m.Decode(&w); err != nil {
+		m.Settle(err)
+		return
+	}
+	attempt, err := m.Attempt()
+	if err != nil {
+		m.Settle(err)
+		return
+	}
+	switch err = n.send(ctx, w); {
+	case err == nil:
+		m.Settle(nil)
+	case ctx.Err() != nil:
+		m.Later(0)
+	case errors.Is(err, errFinal) || time.Since(w.Since) > n.GiveUp:
+		m.Settle(n.giveUp(ctx, w, attempt, err))
+	default:
+		wait := n.Backoff(attempt)
+		var r *refusal
+		if errors.As(err, &r) {
+			wait = max(wait, r.again)
+		}
+		n.Log.Warn("notification not delivered, it will be tried again", "target", w.Target, "attempt", attempt, "err", err)
+		m.Later(wait)
+	}
+}
+
+// backoff grows from 5 s to an hour, give or take a fifth.
+func backoff(attempt int) time.Duration {
+	wait := min(5*time.Second<<min(attempt-1, 10), time.Hour)
+	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
+}
+
+// giveUp keeps a notification that could not be delivered where it can be seen. There is nothing to see
+// of a status: the run says it all.
+func (n *Notifier) giveUp(ctx context.Context, w event.Notification, attempts int, cause error) error {
+	n.Log.Error("notification given up", "target", w.Target, "run", w.Run, "attempts", attempts, "err", cause)
+	if w.Event == nil {
+		return nil
+	}
+	_, err := n.Store.Undelivered.Put(ctx, w.Target+"."+event.Hash(w.Event.ID),
+		event.Undelivered{Notification: w, Attempts: attempts, Error: cause.Error(), At: time.Now().UTC()})
+	if err != nil {
+		n.Log.Error("notification that was given up is not kept", "target", w.Target, "err", err)
+	}
+	return nil
+}
+
+// send makes one attempt.
+func (n *Notifier) send(ctx context.Context, w event.Notification) error {
+	if w.Event == nil {
+		return n.sendStatus(ctx, w.Run)
+	}
+	n.mu.Lock()
+	t, ok := n.targets[w.Target]
+	n.mu.Unlock()
+	switch {
+	case !ok:
+		return nil // removed; its queue will be too
+	case t.Disabled:
+		return fmt.Errorf("%w: the target is disabled: %s", errFinal, t.Reason)
+	}
+	err := n.post(ctx, t, *w.Event)
+	var r *refusal
+	if errors.As(err, &r) && r.status == http.StatusGone {
+		return errors.Join(errFinal, err, n.disable(ctx, t.ID, "it answered 410 Gone"))
+	}
+	return err
+}
+
+// Test sends a target an event of its own, once, and returns what came of it.
+func (n *Notifier) Test(ctx context.Context, t event.Target) error {
+	n.init()
+	now := time.Now().UTC()
+	e, err := event.New(event.Hash(t.ID+now.String()), "/notifications/"+t.ID, event.TypeTest, now, map[string]string{"target": t.Name})
+	if err != nil {
+		return err
+	}
+	return n.post(ctx, t, e)
+}
+
+// disable ends the use of a target that wants no more.
+func (n *Notifier) disable(ctx context.Context, id, reason string) error {
+	for {
+		t, revision, err := n.Store.Targets.Get(ctx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		t.Disabled, t.Reason = true, reason
+		if _, err = n.Store.Targets.Update(ctx, id, t, revision); !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
+}
+
+// post sends an event to a target.
+func (n *Notifier) post(ctx context.Context, t event.Target, e event.Event) error {
+	body, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.URL, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("%w: the target's URL cannot be used", errFinal)
+	}
+	req.Header.Set("Content-Type", "application/cloudevents+json; charset=utf-8")
+	req.Header.Set("User-Agent", "kiln")
+	if t.Secret != "" {
+		secret, err := n.Secret(ctx, t.Secret)
+		if err != nil {
+			return fmt.Errorf("secret %s: %w", t.Secret, err)
+		}
+		sign(req.Header, secret, e.ID, time.Now(), body)
+	}
+	resp, err := n.http.Do(req)
+	if err != nil {
+		var ue *url.Error
+		if errors.As(err, &ue) { // it repeats the address, which may hold a token
+			err = ue.Err
+		}
+		return err
+	}
+	defer resp.Body.Close()
+	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
+	if resp.StatusCode/100 == 2 {
+		return nil
+	}
+	r := &refusal{status: resp.StatusCode}
+	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+		r.again = time.Duration(min(s, 3600)) * time.Second
+	}
+	return r
+}
+
+// sign adds the headers of Standard Webhooks. A secret that begins with whsec_ is the base64 form of the
+// key; any other is the key itself.
+func sign(h http.Header, secret, id string, at time.Time, body []byte) {
+	key := []byte(secret)
+	if coded, ok := strings.CutPrefix(secret, "whsec_"); ok {
+		if k, err := base64.StdEncoding.DecodeString(coded); err == nil && len(k) > 0 {
+			key = k
+		}
+	}
+	stamp := strconv.FormatInt(at.Unix(), 10)
+	m := hmac.New(sha256.New, key)
+	m.Write([]byte(id + "." + stamp + "."))
+	m.Write(body)
+	h.Set("webhook-id", id)
+	h.Set("webhook-timestamp", stamp)
+	h.Set("webhook-signature", "v1,"+base64.StdEncoding.EncodeToString(m.Sum(nil)))
+}

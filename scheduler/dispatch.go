@@ -1,0 +1,111 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"kiln/internal/event"
+	"kiln/internal/run"
+	"kiln/internal/secret"
+	"kiln/internal/store"
+)
+
+const (
+	// resolveTimeout bounds how long the secrets of one run are looked up.
+	resolveTimeout = 20 * time.Second
+	// resolveFor is how long that is tried again, before the run ends for it.
+	resolveFor = time.Minute
+)
+
+// dispatch sends the current attempt to its worker: a first lease, so that its silence is noticed,
+// then the assignment. Ended is why the run cannot be assigned at all.
+func (s *Scheduler) dispatch(ctx context.Context, r run.Run, recipient string) (ended, err error) {
+	a := r.Attempts[len(r.Attempts)-1]
+	values, ended, err := s.secretsOf(ctx, r, a.Assigned)
+	if ended != nil || err != nil {
+		return ended, err
+	}
+	as, ended := s.assignment(r, values, recipient)
+	if ended != nil {
+		return ended, nil
+	}
+	key := event.LeaseKey(r.ID, a.N)
+	lease := event.Lease{Attempt: a.N, Worker: a.Worker, Instance: a.Instance}
+	if _, err := s.Store.Leases.Put(ctx, key, lease); err != nil {
+		return nil, err
+	}
+	_, err = s.Bus.Publish(ctx, event.WorkSubject(a.Instance), key, as)
+	return nil, err
+}
+
+// secretsOf returns the secret values of a run, nil if it has none: those that came with the request,
+// and those that it names. Ended says that they cannot be had; err that they may be had later.
+func (s *Scheduler) secretsOf(ctx context.Context, r run.Run, since time.Time) (values *event.Secrets, ended, err error) {
+	if len(r.Spec.Secrets) == 0 && r.Spec.Refs == nil {
+		return nil, nil, nil
+	}
+	values = &event.Secrets{}
+	if r.Spec.Refs != nil {
+		if s.Resolve == nil {
+			return nil, errors.New("secrets: this server has no store of secrets"), nil
+		}
+		rctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+		defer cancel()
+		if *values, err = s.Resolve(rctx, r); err != nil {
+			if err = fmt.Errorf("secrets: %w", err); errors.Is(err, secret.ErrUnknown) || errors.Is(err, store.ErrNotFound) || time.Since(since) > resolveFor {
+				return nil, err, nil
+			}
+			return nil, nil, err
+		}
+	}
+	if len(r.Spec.Secrets) > 0 {
+		var set map[string]string
+		if err := s.Secrets.Open(r.Spec.Secrets, &set); err != nil {
+			return nil, fmt.Errorf("secrets: %w", err), nil
+		}
+		if values.Set == nil {
+			values.Set = map[string]string{}
+		}
+		maps.Copy(values.Set, set)
+	}
+	return values, nil, nil
+}
+
+// assignment seals what the worker alone may read to its key.
+func (s *Scheduler) assignment(r run.Run, values *event.Secrets, recipient string) (event.Assignment, error) {
+	as := event.Assignment{Run: r}
+	token, err := s.Token(r)
+	if err != nil {
+		return as, err
+	}
+	if as.Token, err = s.sealed.seal(recipient, token); err != nil || values == nil {
+		return as, err
+	}
+	as.Run.Spec.Secrets = nil
+	as.Secrets, err = secret.Seal(recipient, values)
+	return as, err
+}
+
+// A sealedToken remembers the last token that was sealed: it is the same for many runs.
+type sealedToken struct {
+	mu               sync.Mutex
+	recipient, token string
+	sealed           []byte
+}
+
+func (t *sealedToken) seal(recipient, token string) ([]byte, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sealed != nil && t.recipient == recipient && t.token == token {
+		return t.sealed, nil
+	}
+	sealed, err := secret.Seal(recipient, token)
+	if err == nil {
+		t.recipient, t.token, t.sealed = recipient, token, sealed
+	}
+	return sealed, err
+}

@@ -57,5 +57,8 @@ func fold(r *run.Run, rep event.Report) {
 			r.Bases = append(r.Bases, b)
 		}
 	}
+	if r.Cause.Commit == "" {
+		r.Cause.Commit = rep.Commit // of a ref that the worker has resolved: later attempts use it again
+	}
 	r.LogEnd = max(r.LogEnd, rep.LogEnd)
 }

@@ -217,10 +217,7 @@ func (d *Decider) credential(ctx context.Context, e *entry) (git.Credential, err
 	}
 	value, err := d.Secret(ctx, name)
 	if err != nil {
-		return git.Credential{}, fmt.Errorf("secret %q of the context: %w", name, err)
+		return git.Credential{}, fmt.Errorf("context: %w", err)
 	}
-	if strings.HasPrefix(value, "-----BEGIN") {
-		return git.Credential{PrivateKey: []byte(value)}, nil
-	}
-	return git.Credential{Password: strings.TrimSpace(value)}, nil
+	return git.CredentialOf(e.context.URL, value)
 }

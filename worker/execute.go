@@ -11,7 +11,6 @@ import (
 	"kiln/internal/event"
 	"kiln/internal/registry"
 	"kiln/internal/run"
-	"kiln/internal/secret"
 	"kiln/internal/solve"
 	"kiln/taskspec"
 )
@@ -29,7 +28,10 @@ type attempt struct {
 	// identity is that of the source's content, empty if it is not known.
 	identity string
 	token    string // for the co-located registry
-	secrets  map[string]string
+	secrets  event.Secrets
+	src      Source      // nil if the run has none
+	origin   Origin      // of the source, zero if it is no commit
+	warned   int         // warnings of the source that are in the log
 	wrote    atomic.Bool // a cmd step was started
 }
 
@@ -70,23 +72,25 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	if a.token, err = a.w.token.open(a.w.Identity, as.Token); err != nil {
 		return err
 	}
-	if len(as.Secrets) > 0 {
-		if err := a.w.Identity.Open(as.Secrets, &a.secrets); err != nil {
-			return fmt.Errorf("secrets: %w", err)
-		}
+	if err := a.openSecrets(as); err != nil {
+		return err
 	}
-	a.logs = newLogs(a.w.Bus, as.Run, secretValues(a.secrets, a.token))
+	a.logs = newLogs(a.w.Bus, as.Run, a.confidential())
 	if a.run.Attempt > 1 {
 		a.logs.say("", "attempt %d, on worker %s", a.run.Attempt, a.w.Name)
 	}
-	src, err := a.source(ctx)
+	a.images = newImages(a.w, a.run)
+	src, err := a.openSource(ctx)
 	if err != nil {
+		return err
+	}
+	a.src = src
+	if err := a.readTaskFile(ctx, src); err != nil {
 		return err
 	}
 	if a.task, err = a.plan(); err != nil {
 		return err
 	}
-	a.images = newImages(a.w, a.run)
 	a.reports.begin(a.steps())
 	a.config, a.identity = a.sessionConfig(src), identityOf(src)
 	a.session = a.w.Solver.Open(a.config)
@@ -96,6 +100,7 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	if cerr := a.session.Close(cctx); cerr != nil {
 		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "err", cerr)
 	}
+	a.warnings(src)
 	return err
 }
 
@@ -116,17 +121,6 @@ func (a *attempt) guarded(ctx context.Context, src Source) error {
 // closeTimeout bounds the removal of an attempt's containers and workspace.
 const closeTimeout = 30 * time.Second
 
-func (a *attempt) source(ctx context.Context) (Source, error) {
-	if a.run.Spec.Context == "" {
-		return nil, nil
-	}
-	src, err := a.w.Open(ctx, a.run.Spec.Context)
-	if err != nil {
-		return nil, fmt.Errorf("source: %w", err)
-	}
-	return src, nil
-}
-
 // identityOf names the content of a source, if that has a name. No source is one content, too.
 func identityOf(src Source) string {
 	if src == nil {
@@ -138,24 +132,18 @@ func identityOf(src Source) string {
 	return ""
 }
 
-// credentials returns the user and password for a registry, empty for anonymous.
-func (a *attempt) credentials(host string) (user, password string) {
-	if a.images.ours(host) {
-		return "kiln", a.token
-	}
-	return "", ""
-}
-
 func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 	cfg := solve.SessionConfig{
 		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, Insecure: a.w.Insecure,
-		Credentials: a.credentials, Secrets: map[string][]byte{},
+		Credentials: a.credentials, Secrets: map[string][]byte{}, CacheScope: a.cacheScope(),
 	}
 	if src != nil {
 		cfg.Source, cfg.SourceKey = src, src.Key()
 	}
-	for k, v := range a.secrets {
-		cfg.Secrets[k] = []byte(v)
+	for _, values := range []map[string]string{a.secrets.Set, a.secrets.Args} {
+		for k, v := range values {
+			cfg.Secrets[k] = []byte(v)
+		}
 	}
 	return cfg
 }
@@ -182,19 +170,6 @@ func (a *attempt) outcome(ctx context.Context, err error) outcome {
 		return outcome{state: run.Failed, reason: a.clean(err)}
 	}
 	return outcome{state: run.Error, reason: a.clean(err)}
-}
-
-// clean is the text of an error without secret values.
-func (a *attempt) clean(err error) string {
-	return secret.NewRedactor(secretValues(a.secrets, a.token)).String(err.Error())
-}
-
-func secretValues(m map[string]string, more string) []string {
-	values := []string{more}
-	for _, v := range m {
-		values = append(values, v)
-	}
-	return values
 }
 
 // finish reports the outcome once every log line is stored.

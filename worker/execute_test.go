@@ -156,13 +156,13 @@ func TestUnreadableSourceIsAnError(t *testing.T) {
 	broken := errors.New("pack is truncated")
 	s, src := &script{}, &files{}
 	g := newRig(t, s)
-	g.w.Open = func(context.Context, string) (Source, error) { return nil, broken }
+	g.w.Open = func(context.Context, OpenRequest) (Source, error) { return nil, broken }
 	r := fileRun("version: v1.1.0\nsteps:\n- {id: a, cmd: img}\n")
 	rep := final(g.execute(t, g.assign(t, r, nil)))
 	if rep == nil || rep.Final != run.Error || rep.Reason != "source: pack is truncated" {
 		t.Errorf("source that cannot be opened: %+v", rep)
 	}
-	g.w.Open = func(context.Context, string) (Source, error) { return src, nil }
+	g.w.Open = func(context.Context, OpenRequest) (Source, error) { return src, nil }
 	s.run = func(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error) {
 		src.guard(broken)
 		return untilDone(ctx, c, log)

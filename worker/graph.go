@@ -90,6 +90,11 @@ func (a *attempt) step(ctx context.Context, index int) error {
 		a.logs.say(s.ID, "finished by an earlier attempt, not repeated")
 		return nil
 	}
+	if why := a.skip(s); why != "" {
+		a.logs.say(s.ID, "%s", why)
+		a.reports.step(run.Step{ID: s.ID, Kind: string(s.Kind), State: run.StepSkipped, Attempt: a.run.Attempt})
+		return nil
+	}
 	if err := pause(ctx, s.StartDelay); err != nil {
 		return err
 	}

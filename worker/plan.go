@@ -24,7 +24,7 @@ func (e *planError) Unwrap() error { return e.err }
 
 // plan makes the task that the attempt executes.
 func (a *attempt) plan() (*taskspec.Task, error) {
-	t, warnings, err := Plan(a.run, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets, Images: a.w.Images})
+	t, warnings, err := Plan(a.run, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets.Set, Images: a.w.Images})
 	for _, w := range warnings {
 		a.logs.say("", "warning: %s", w)
 	}
@@ -43,7 +43,8 @@ type PlanOptions struct {
 
 // Plan turns a run's specification into the task to execute, or says what is wrong with it:
 // taskspec.Errors when the task file is. Warnings come in either case. It reads nothing but its arguments, so a server can refuse a
-// request with the same words before it is queued.
+// request with the same words before it is queued. A task file of the context is not known then: the
+// rest is checked, and the task is nil.
 func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	vars := runVars(r, opt.Registry)
 	switch {
@@ -134,6 +135,9 @@ func namesRegistry(image string) bool {
 
 func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	f := spec.TaskFile
+	if f.FromContext {
+		return nil, nil, checkFromContext(f)
+	}
 	set, secrets := slices.Clone(f.Set), slices.Collect(maps.Values(opt.Secrets))
 	for k, v := range opt.Secrets {
 		set = append(set, k+"="+v)

@@ -69,8 +69,7 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 	if err != nil {
 		return fail(err)
 	}
-	user, password := a.credentials(from.RegistryStr())
-	src, err := remote.Get(from, remote.WithContext(ctx), remote.WithAuth(&authn.Basic{Username: user, Password: password}))
+	src, err := remote.Get(from, remote.WithContext(ctx), remote.WithAuth(a.authenticator(from.RegistryStr())))
 	if err != nil {
 		return fail(err)
 	}
@@ -81,12 +80,20 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 	return nil
 }
 
-func (a *attempt) writeTo(ctx context.Context, to name.Tag, src *remote.Descriptor) error {
-	auth := authn.Anonymous
-	if user, password := a.credentials(to.RegistryStr()); user != "" {
-		auth = &authn.Basic{Username: user, Password: password}
+// authenticator returns what is shown to a registry.
+func (a *attempt) authenticator(host string) authn.Authenticator {
+	user, password := a.credentials(host)
+	switch {
+	case user != "":
+		return &authn.Basic{Username: user, Password: password}
+	case password != "":
+		return authn.FromConfig(authn.AuthConfig{IdentityToken: password})
 	}
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(auth)}
+	return authn.Anonymous
+}
+
+func (a *attempt) writeTo(ctx context.Context, to name.Tag, src *remote.Descriptor) error {
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(to.RegistryStr()))}
 	if src.MediaType.IsIndex() {
 		idx, err := src.ImageIndex()
 		if err != nil {

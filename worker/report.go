@@ -60,6 +60,13 @@ func withStep(steps []run.Step, s run.Step) []run.Step {
 	return append(steps, s)
 }
 
+// source notes which commit is built.
+func (r *reporter) source(o Origin) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next.Commit, r.all.Commit, r.changed = o.Commit, o.Commit, true
+}
+
 func (r *reporter) images(images []run.Image) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -110,7 +117,7 @@ func (r *reporter) final(ctx context.Context, out outcome, logEnd uint64) error 
 	defer r.mu.Unlock()
 	r.ended = true
 	rep := r.take()
-	rep.Begun, rep.Steps, rep.Images, rep.Bases = r.all.Begun, r.all.Steps, r.all.Images, r.all.Bases
+	rep.Begun, rep.Steps, rep.Images, rep.Bases, rep.Commit = r.all.Begun, r.all.Steps, r.all.Images, r.all.Bases, r.all.Commit
 	rep.Final, rep.Reason, rep.Blameless, rep.LogEnd = out.state, out.reason, out.blameless, logEnd
 	for delay := 100 * time.Millisecond; ; delay *= 2 {
 		_, err := r.bus.Publish(ctx, event.ReportSubject(rep.Run), event.ReportID(rep), rep)

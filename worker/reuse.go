@@ -108,7 +108,8 @@ func (a *attempt) solve(ctx context.Context, b solve.Build) (solve.Built, error)
 // repeatable reports whether the build would have the result of an earlier one with its key. Secrets are
 // no part of a key, so a build that could read one is not; nor is one that reads what steps wrote.
 func (a *attempt) repeatable(b solve.Build) bool {
-	return a.w.Resolver != nil && a.identity != "" && len(a.config.Secrets) == 0 && !b.NoCache && !b.FromWorkspace
+	login := a.run.TaskUID == "" && len(a.secrets.Logins) > 0 // of a task, its scope is in the key
+	return a.w.Resolver != nil && a.identity != "" && !login && len(a.config.Secrets) == 0 && !b.NoCache && !b.FromWorkspace
 }
 
 // stillTrue reports whether a build of b would find what the one that made built has found: each base
@@ -163,7 +164,7 @@ func keyOf(b solve.Build, daemon, scope, source string) buildKey {
 	h.text(string(b.DockerfileInline))
 	h.list(b.Platforms)
 	h.list(b.AddHosts)
-	for _, m := range []map[string]string{b.BuildArgs, b.Labels, b.Annotations, b.Images} {
+	for _, m := range []map[string]string{b.BuildArgs, b.Labels, b.Annotations, b.Images, b.Pins} {
 		h.pairs(m)
 	}
 	return buildKey(h.Sum(nil))

@@ -79,7 +79,7 @@ func TestSessionsAddNothingToABuild(t *testing.T) {
 	accounted := map[string]string{
 		"Run": "names the containers' host", "Attempt": "for messages", "Source": "its identity is in the key",
 		"SourceKey": "what is transferred", "Registry": "the worker's own", "Insecure": "how the registry is spoken to",
-		"Credentials": "the worker's own", "CacheScope": "in the key", "Secrets": "not repeatable with any",
+		"Credentials": "of a task, whose name is in the key; not repeatable with any else", "CacheScope": "in the key", "Secrets": "not repeatable with any",
 	}
 	for f := range reflect.TypeFor[solve.SessionConfig]().Fields() {
 		if accounted[f.Name] == "" {
@@ -162,7 +162,7 @@ func TestUnchangedBuildsAreReused(t *testing.T) {
 			if c.source == nil {
 				c.source = known{&files{key: "dir"}, "tree"}
 			}
-			g.w.Open = func(context.Context, string) (Source, error) { return c.source, nil }
+			g.w.Open = func(context.Context, OpenRequest) (Source, error) { return c.source, nil }
 			var last solve.Built
 			s.build = func(ctx context.Context, b solve.Build, _ solve.LogFunc) (solve.Built, error) {
 				built, err := g.stage(ctx, b)

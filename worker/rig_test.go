@@ -41,7 +41,7 @@ func newRig(t *testing.T, s *script) *rig {
 	}
 	return &rig{bus: b, reg: reg, w: &Worker{Bus: b, Store: st, Solver: s, Publisher: reg.Store, Name: "w", Instance: "one", Pool: "default",
 		Parallel: 1, Identity: id, Registry: reg.Host, Insecure: true, LeaseTTL: time.Minute, Log: slog.New(slog.DiscardHandler),
-		Open: func(context.Context, string) (Source, error) { return &files{key: "dir"}, nil }}}
+		Open: func(context.Context, OpenRequest) (Source, error) { return &files{key: "dir"}, nil }}}
 }
 
 // files is a source of which nothing is read here.
@@ -70,7 +70,7 @@ func (g *rig) assign(t *testing.T, r run.Run, secrets map[string]string) event.A
 	}
 	as := event.Assignment{Run: r, Token: seal(g.reg.Token)}
 	if secrets != nil {
-		as.Secrets = seal(secrets)
+		as.Secrets = seal(event.Secrets{Set: secrets})
 	}
 	if err := g.reg.Store.RaiseFence(t.Context(), r.ID, r.Attempt); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"strings"
 
@@ -42,6 +43,7 @@ func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 	if err != nil {
 		return &stepFailure{s.ID, err}
 	}
+	a.annotate(ctx, &b)
 	built, err := a.solve(ctx, b)
 	if err != nil {
 		return err
@@ -66,7 +68,7 @@ func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
 		Step: s.ID, Context: path.Join(dir, b.Context), FromWorkspace: a.wroteWorkspace(),
 		Target: b.Target, Platforms: b.Platforms, NoCache: b.NoCache, Pull: b.Pull, AddHosts: b.AddHosts,
 		BuildArgs: pairs(b.BuildArgs), Labels: pairs(b.Labels), Annotations: pairs(b.Annotation),
-		Images: a.images.contexts(), Staging: a.images.staging(b.Tags),
+		Images: a.images.contexts(), Pins: a.pins(), Staging: a.images.staging(b.Tags),
 	}
 	if strings.HasPrefix(req.Context, "..") {
 		return req, fmt.Errorf("build context %q leaves the source", b.Context)
@@ -78,6 +80,7 @@ func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
 	}
 	if a.run.Spec.Build != nil {
 		req.DockerfileInline = a.run.Spec.Build.DockerfileInline
+		maps.Copy(req.BuildArgs, a.secrets.Args)
 	}
 	return req, nil
 }
@@ -106,7 +109,7 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 	} else if ref, err := a.images.canonical(image); err != nil {
 		return &stepFailure{s.ID, fmt.Errorf("image %q: %w", image, err)}
 	} else {
-		image = ref.String()
+		image = a.pinned(ref)
 	}
 	c := solve.Container{Step: s.ID, Image: image, Args: s.Cmd.Args, EntryPoint: s.Cmd.EntryPoint,
 		Env: s.Env, Dir: s.WorkingDirectory, User: s.User}

@@ -17,7 +17,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/tonistiigi/fsutil"
 	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/bus"
@@ -27,16 +26,6 @@ import (
 	"kiln/internal/solve"
 	"kiln/internal/store"
 )
-
-// A Source is the tree of files that a run works on.
-type Source interface {
-	fsutil.FS
-	// Guard returns a context that ends, with the reason as its cause, when a file cannot be read:
-	// BuildKit itself would wait for it for ever.
-	Guard(ctx context.Context) (guarded context.Context, stop func())
-	// Key says where the tree comes from; it stays the same from one commit or upload to the next.
-	Key() string
-}
 
 // A Publisher moves tags of the co-located registry, fenced by run and attempt.
 type Publisher interface {
@@ -51,8 +40,8 @@ type Worker struct {
 	Publisher Publisher
 	// Resolver looks up what earlier builds have used and staged. Without one every build is solved.
 	Resolver Resolver
-	// Open returns the source that a run's context names.
-	Open func(ctx context.Context, ref string) (Source, error)
+	// Open returns the source that a request names. The context bounds the source's life.
+	Open func(ctx context.Context, r OpenRequest) (Source, error)
 
 	Name     string // stays the same over restarts
 	Instance string // new at each start

@@ -28,7 +28,8 @@ const (
 // asks twice for each: as the Dockerfile names it, and with the digest that it resolved to, whether
 // or not the steps that use it are cached.
 type baseRecorder struct {
-	own map[string]bool // references of the run's own images
+	own    map[string]bool // references of the run's own images
+	pinned map[string]string
 
 	mu     sync.Mutex
 	bases  map[run.Base]bool
@@ -36,8 +37,8 @@ type baseRecorder struct {
 	more   bool            // there were other sources than images and what the session sends
 }
 
-func newBaseRecorder(images map[string]string) *baseRecorder {
-	r := &baseRecorder{own: map[string]bool{}, bases: map[run.Base]bool{}, tagged: map[string]bool{}}
+func newBaseRecorder(images, pins map[string]string) *baseRecorder {
+	r := &baseRecorder{own: map[string]bool{}, pinned: pins, bases: map[run.Base]bool{}, tagged: map[string]bool{}}
 	for _, ref := range images {
 		r.own[ref] = true
 	}
@@ -70,9 +71,13 @@ func (r *baseRecorder) add(image string) {
 	}
 	digested, ok := named.(reference.Digested)
 	if !ok {
+		name := reference.TagNameOnly(named).String()
+		if r.pinned[name] != "" {
+			return // what its tag names does not matter
+		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.tagged[reference.TagNameOnly(named).String()] = true
+		r.tagged[name] = true
 		return
 	}
 	base := run.Base{Ref: named.Name(), Digest: digested.Digest().String()}

@@ -51,7 +51,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 	if err != nil {
 		return solve.Built{}, err
 	}
-	bases := newBaseRecorder(b.Images)
+	bases := newBaseRecorder(b.Images, b.Pins)
 	vertices := &vertexNames{names: map[string]string{}}
 	status := make(chan *client.SolveStatus)
 	var forwarded sync.WaitGroup
@@ -72,7 +72,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 		SharedKey:            in.sharedKey,
 		Session:              s.attachables(),
 		Exports:              []client.ExportEntry{{Type: client.ExporterImage, Attrs: exportAttrs(s.cfg, b)}},
-		SourcePolicy:         imagePolicy(b.Images),
+		SourcePolicy:         imagePolicy(b.Images, b.Pins),
 		SourcePolicyProvider: policysession.NewPolicyProvider(bases.check),
 		// The daemon's history of builds costs a third of a small build's time. What would be read
 		// from it, the base images, the policy provider sees.

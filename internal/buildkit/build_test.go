@@ -33,6 +33,7 @@ func testBuild(t *testing.T, e *env) {
 	t.Run("context", func(t *testing.T) { testBuildContext(t, e) })
 	t.Run("images of the run", func(t *testing.T) { testBuildFromOwn(t, e) })
 	t.Run("bases", func(t *testing.T) { testBuildBases(t, e) })
+	t.Run("pins", func(t *testing.T) { testBuildPins(t, e) })
 	t.Run("secrets", func(t *testing.T) { testBuildSecrets(t, e) })
 	t.Run("platforms", func(t *testing.T) { testBuildPlatforms(t, e) })
 	t.Run("reproducible", func(t *testing.T) { testBuildReproducible(t, e) })
@@ -180,6 +181,43 @@ func testBuildBases(t *testing.T, e *env) {
 		if diff := cmp.Diff([]string{e.base}, built.Tagged); diff != "" || !built.Closed {
 			t.Errorf("closed is %t, tagged: %s", built.Closed, diff)
 		}
+	}
+}
+
+// testBuildPins builds on a base whose tag has moved since the build was decided.
+func testBuildPins(t *testing.T, e *env) {
+	moving := e.registry + "/base/moving:1"
+	version := func(v string) string {
+		return pushImage(t, moving, withConfig(t, busybox(t), v1.Config{Env: []string{"PATH=/bin", "VERSION=" + v}}))
+	}
+	decided, now := version("decided"), version("now")
+	src := source(t, map[string]string{"Dockerfile": "FROM " + moving + "\nRUN mkdir /data && echo $VERSION > /data/v\nCOPY --from=" + e.base + " /etc/passwd /p\n"})
+	s := e.open(t, solve.SessionConfig{Source: src})
+	for _, c := range []struct {
+		pins         map[string]string
+		want, digest string
+		tagged       []string
+	}{
+		{nil, "now", now, []string{e.base, moving}},
+		{map[string]string{moving: decided, "docker.io/library/unused:1": decided}, "decided", decided, []string{e.base}},
+		{map[string]string{moving: decided, e.base: e.digest}, "decided", decided, nil},
+	} {
+		for range 2 { // the second time everything is cached
+			built, _ := build(t, s, solve.Build{Step: "b", Pins: c.pins, Staging: e.staging()})
+			if diff := cmp.Diff([]string{"v -rw-r--r-- " + c.want}, listing(t, pull(t, built.Ref), "data")); diff != "" {
+				t.Errorf("pins %v: %s", c.pins, diff)
+			}
+			if diff := cmp.Diff([]run.Base{{Ref: e.base, Digest: e.digest}, {Ref: moving, Digest: c.digest}}, built.Bases); diff != "" {
+				t.Errorf("pins %v: bases: %s", c.pins, diff)
+			}
+			if diff := cmp.Diff(c.tagged, built.Tagged); diff != "" || !built.Closed {
+				t.Errorf("pins %v: closed is %t, tagged: %s", c.pins, built.Closed, diff)
+			}
+		}
+	}
+	own, _ := build(t, s, solve.Build{Step: "b", Pins: map[string]string{moving: decided}, Images: map[string]string{moving: e.registry + "/base/moving@" + now}, Staging: e.staging()})
+	if diff := cmp.Diff([]string{"v -rw-r--r-- now"}, listing(t, pull(t, own.Ref), "data")); diff != "" {
+		t.Errorf("an image of the run under a pinned name: %s", diff)
 	}
 }
 

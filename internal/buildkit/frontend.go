@@ -111,18 +111,24 @@ func loopback(host string) bool {
 	return name == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// imagePolicy returns the policy that makes the daemon use the run's own images where a Dockerfile
-// writes their references. Unlike named contexts it never touches a stage of the same name.
-func imagePolicy(images map[string]string) *spb.Policy {
-	if len(images) == 0 {
+// imagePolicy returns the policy that makes the daemon use the run's own images, and the digests that
+// it is pinned to, where a Dockerfile writes their references. Unlike named contexts it never touches a
+// stage of the same name.
+func imagePolicy(images, pins map[string]string) *spb.Policy {
+	if len(images) == 0 && len(pins) == 0 {
 		return nil
 	}
+	to := make(map[string]string, len(images)+len(pins))
+	for ref, digest := range pins {
+		to[ref] = ref + "@" + digest
+	}
+	maps.Copy(to, images)
 	p := &spb.Policy{}
-	for _, ref := range slices.Sorted(maps.Keys(images)) {
+	for _, ref := range slices.Sorted(maps.Keys(to)) {
 		p.Rules = append(p.Rules, &spb.Rule{
 			Action:   spb.PolicyAction_CONVERT,
 			Selector: &spb.Selector{Identifier: imageScheme + ref, MatchType: spb.MatchType_EXACT},
-			Updates:  &spb.Update{Identifier: imageScheme + images[ref]},
+			Updates:  &spb.Update{Identifier: imageScheme + to[ref]},
 		})
 	}
 	return p

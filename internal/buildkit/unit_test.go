@@ -167,6 +167,7 @@ func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
 		{&pb.SourceOp{Identifier: "local://context"}, true, 0},
 		{&pb.SourceOp{Identifier: "docker-image://docker.io/library/node:22"}, true, 1},
 		{&pb.SourceOp{Identifier: "docker-image://docker.io/library/node:22" + digest}, true, 0},
+		{&pb.SourceOp{Identifier: "docker-image://docker.io/library/pinned:1"}, true, 0},
 		{&pb.SourceOp{Identifier: "docker-image://host/own" + digest}, true, 0},
 		{&pb.SourceOp{Identifier: "docker-image://docker.io/docker/dockerfile:1" + digest, Attrs: map[string]string{"image.recordtype": "frontend"}}, false, 0},
 		{&pb.SourceOp{Identifier: "docker-image+blob://host/x" + digest}, false, 0},
@@ -175,7 +176,8 @@ func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
 		{&pb.SourceOp{Identifier: "git://example.com/x.git"}, false, 0},
 		{nil, false, 0},
 	} {
-		r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest})
+		r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest},
+			map[string]string{"docker.io/library/pinned:1": digest})
 		req := &policysession.CheckPolicyRequest{Source: &gatewaypb.ResolveSourceMetaResponse{Source: c.source}}
 		if _, _, err := r.check(t.Context(), req); err != nil {
 			t.Fatal(err)

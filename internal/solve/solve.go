@@ -88,6 +88,9 @@ type Build struct {
 	// Images maps references as a Dockerfile writes them (normalised: docker.io/library/x:latest)
 	// to digests of images built earlier in the run: "host/repo@sha256:...".
 	Images map[string]string
+	// Pins maps references, normalised as those of Images, to the digests that they stand for in this
+	// build. Images wins over it, and a reference that the build does not use does no harm.
+	Pins map[string]string
 	// Staging is the repository, host included, that the image is pushed to by digest.
 	Staging string
 	// Epoch is SOURCE_DATE_EPOCH, zero for none; the layers' times are rewritten to it.

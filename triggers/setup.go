@@ -178,7 +178,10 @@ func (d *Decider) baseline(ctx context.Context, e *entry) error {
 	to := target{entry: e, track: track, source: true, bases: d.linkedBases(e.task.UID)}
 	if last.State.Known {
 		to.source = false
-		to.bases = slices.DeleteFunc(to.bases, func(n graph.Name) bool { return last.State.Considered.Bases[string(n)] != "" })
+		to.bases = slices.DeleteFunc(to.bases, func(n graph.Name) bool {
+			_, known := last.State.Considered.Bases[string(n)]
+			return known
+		})
 		if occ.origin = decide.FromReconcile; len(to.bases) == 0 && last.State.Considered.Definition == e.hash {
 			return nil
 		}

@@ -17,6 +17,7 @@ import (
 	"kiln/internal/run"
 	"kiln/internal/source/git"
 	"kiln/triggers/decide"
+	"kiln/triggers/watch"
 )
 
 const (
@@ -270,7 +271,7 @@ func (d *Decider) images(ctx context.Context, p *pass, seen *decide.Observation)
 	}
 	for _, name := range p.bases {
 		digest, err := p.sight.digest(ctx, name)
-		if err != nil {
+		if err != nil && !errors.Is(err, watch.ErrNotFound) {
 			p.occ.report.problem(fmt.Sprintf("image %s: %s", name, err))
 			continue
 		}

@@ -50,6 +50,9 @@ type digests struct{ store *registry.Store }
 // Digest implements watch.Local.
 func (d digests) Digest(ctx context.Context, repository, reference string) (string, error) {
 	found, err := d.store.Resolve(ctx, repository, reference)
+	if errors.Is(err, registry.ErrManifestUnknown) || errors.Is(err, registry.ErrRepositoryUnknown) {
+		err = fmt.Errorf("%w: %w", watch.ErrNotFound, err)
+	}
 	return found.Digest, err
 }
 

@@ -37,6 +37,9 @@ func TestTriggers(t *testing.T) {
 	}
 }
 
+// onPush is the part of a task that follows its branch.
+const onPush = "triggers: {source: [{name: push}]}\n"
+
 // A forge is a git server whose pushes are told to a generic hook.
 type forge struct {
 	s            *server
@@ -128,6 +131,11 @@ func (s *server) decisions(name string) []string {
 func (s *server) runsOf(name string, n int) []run.Run {
 	s.t.Helper()
 	var page apiclient.Runs
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("decisions about %s:\n%s\nevents:\n%s", name, strings.Join(s.decisions(name), "\n"), s.must("events", "-n", "50"))
+		}
+	})
 	waitFor(s.t, fmt.Sprintf("%d ended runs of %s", n, name), func() bool {
 		page = apiclient.Runs{}
 		if err := json.Unmarshal([]byte(s.must("task", "list-runs", name, "-o", "json")), &page); err != nil {
@@ -155,7 +163,7 @@ func (s *server) pushBase(ref, content string) {
 
 func testPush(t *testing.T, s *server) {
 	f := newForge(t, s, "push", "", "", map[string]string{"Dockerfile": base + "COPY app /app\n", "app": "one\n"})
-	s.apply("push", "context: "+f.url+"#main\nstep: {build: {images: ['push/app:{{.Run.ID}}', 'push/app:latest']}}\n")
+	s.apply("push", "context: "+f.url+"#main\nstep: {build: {images: ['push/app:{{.Run.ID}}', 'push/app:latest']}}\n"+onPush)
 	commit := f.commit(map[string]string{"app": "two\n"})
 	for i := range 3 {
 		f.deliver("refs/heads/main", fmt.Sprint("same", i/2)) // one of them twice
@@ -251,10 +259,10 @@ func waitABit(t *testing.T) {
 
 func testLostEvent(t *testing.T, s *server) {
 	f := newForge(t, s, "lost", "", "", map[string]string{"Dockerfile": base + "COPY app /app\n", "app": "one\n"})
-	s.apply("lost", "context: "+f.url+"#main\nstep: {build: {images: ['lost:{{.Run.ID}}']}}\n")
+	s.apply("lost", "context: "+f.url+"#main\nstep: {build: {images: ['lost:{{.Run.ID}}']}}\n"+onPush)
 	commit := f.commit(map[string]string{"app": "two\n"})
-	if out := s.must("reconcile", "--dry-run"); !strings.Contains(out, "lost") || !strings.Contains(out, commit[:12]) {
-		t.Errorf("a dry run says nothing of the lost push:\n%s", out)
+	if r := s.kiln("reconcile", "--dry-run"); !strings.Contains(r.out, "lost") || !strings.Contains(r.out, commit[:12]) {
+		t.Errorf("a dry run says nothing of the lost push:\n%s%s", r.out, r.err)
 	}
 	s.kiln("reconcile")
 	if r := s.runsOf("lost", 1)[0]; r.Cause.Commit != commit {
@@ -314,7 +322,7 @@ func testPrivateRepository(t *testing.T, s *server) {
 		t.Fatal(err)
 	}
 	s.must("secret", "set", "forge", "--from-file", secretFile)
-	s.apply("private", "context: "+f.url+"#main\ncontextSecret: forge\nstep: {build: {images: ['private:{{.Run.ID}}']}}\n")
+	s.apply("private", "context: "+f.url+"#main\ncontextSecret: forge\nstep: {build: {images: ['private:{{.Run.ID}}']}}\n"+onPush)
 	f.commit(map[string]string{"more": "x"})
 	f.deliver("refs/heads/main", "1")
 	r := s.runsOf("private", 1)[0]
@@ -335,7 +343,7 @@ func testTaskFileOfRepository(t *testing.T, s *server) {
 	}
 	f.repo.Write("ci/busybox", string(program), 0o755)
 	f.repo.Commit("busybox")
-	s.apply("filed", "context: "+f.url+"#main:ci\nstep: {file: {path: task.yaml}}\n")
+	s.apply("filed", "context: "+f.url+"#main:ci\nstep: {file: {path: task.yaml}}\n"+onPush)
 	f.commit(map[string]string{"ci/more": "x"})
 	f.deliver("refs/heads/main", "1")
 	if r := s.runsOf("filed", 1)[0]; len(r.Images) != 1 || r.Images[0].Repository != "filed" {

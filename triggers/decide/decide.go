@@ -83,8 +83,8 @@ type Observation struct {
 	Urgent bool // does not wait for the quiet window
 	// Source is nil if the ref was not looked at.
 	Source *Source
-	// Bases are digests of base images by canonical name, those that were looked at. An image that could
-	// not be resolved is left out.
+	// Bases are digests of base images by canonical name, those that were looked at: empty for an image that
+	// does not exist, which moves when it comes. One that could not be looked at is left out.
 	Bases map[string]string
 }
 

@@ -452,3 +452,17 @@ func TestTracks(t *testing.T) {
 		}
 	}
 }
+
+func TestABaseThatComesToBeIsAMove(t *testing.T) {
+	t.Parallel()
+	const later = "registry.example/later:1"
+	w := newWorld(t, nil)
+	w.in.Bases[later] = decide.Base{Kind: graph.Runtime}
+	expect(t, w.see(decide.Observation{Bases: map[string]string{later: ""}}), decide.Unchanged, true, "followed from here on")
+	out := w.see(decide.Observation{Bases: map[string]string{later: "sha256:e0"}})
+	expect(t, out, decide.Run, true, "has come to be")
+	if gone := w.see(decide.Observation{Bases: map[string]string{later: ""}}); gone.Store {
+		t.Errorf("a base that was deleted is %+v, want nothing", gone.Decision)
+	}
+	expect(t, w.see(decide.Observation{Bases: map[string]string{later: "sha256:e0"}}), decide.Unchanged, false, "nothing has changed")
+}

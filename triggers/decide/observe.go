@@ -57,8 +57,8 @@ func (f *fold) observe() {
 		o.Commit = f.Seen.Source.Head
 	}
 	for name, digest := range f.Seen.Bases {
-		if digest == "" {
-			continue
+		if digest == "" && o.Bases[name] != "" {
+			continue // it was deleted: what is built on it stays as it is
 		}
 		if o.Bases == nil {
 			o.Bases = map[string]string{}

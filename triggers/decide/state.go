@@ -122,7 +122,7 @@ func Learn(s State, used map[string]string) (State, bool) {
 	for _, snapshot := range []*Snapshot{&next.Observed, &next.Considered, &next.Attempted} {
 		maps.DeleteFunc(snapshot.Bases, func(name, _ string) bool { _, kept := used[name]; return !kept })
 		for name, digest := range used {
-			if _, known := snapshot.Bases[name]; !known && digest != "" {
+			if snapshot.Bases[name] == "" && digest != "" {
 				if snapshot.Bases == nil {
 					snapshot.Bases = map[string]string{}
 				}

@@ -47,6 +47,8 @@ func (f *fold) base(name string) Verdict {
 		v.Kind, v.Reason = Cycle, "tasks build on each other in a circle: "+strings.Join(b.Cycle, " <- ")
 	case b.Blocked != "":
 		v.Kind, v.Reason = Blocked, fmt.Sprintf("%s is not used: %s", name, b.Blocked)
+	case f.next.Considered.Bases[name] == "":
+		v.Kind, v.Reason = Run, fmt.Sprintf("base image %s has come to be, at %s", name, short(f.next.Observed.Bases[name]))
 	default:
 		v.Kind = Run
 		v.Reason = fmt.Sprintf("base image %s moved from %s to %s", name, short(f.next.Considered.Bases[name]), short(f.next.Observed.Bases[name]))

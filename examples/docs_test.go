@@ -50,7 +50,7 @@ func help(t *testing.T, command ...string) string {
 	return string(out)
 }
 
-var commandLine = regexp.MustCompile(`(?m)^  ([a-z]+) {2,}\S`)
+var commandLine = regexp.MustCompile(`(?m)^  ([a-z-]+) {2,}\S`)
 
 func commandsIn(help string) []string {
 	_, list, _ := strings.Cut(help, "Available Commands:\n")

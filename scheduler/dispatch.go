@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"kiln/internal/event"
 	"kiln/internal/run"
 	"kiln/internal/secret"
@@ -21,8 +23,8 @@ const (
 	resolveFor = time.Minute
 )
 
-// dispatch sends the current attempt to its worker: a first lease, so that its silence is noticed,
-// then the assignment. Ended is why the run cannot be assigned at all.
+// dispatch sends the current attempt to its worker: a first lease, so that its silence is noticed, and
+// the assignment. Ended is why the run cannot be assigned at all.
 func (s *Scheduler) dispatch(ctx context.Context, r run.Run, recipient string) (ended, err error) {
 	a := r.Attempts[len(r.Attempts)-1]
 	values, ended, err := s.secretsOf(ctx, r, a.Assigned)
@@ -35,11 +37,14 @@ func (s *Scheduler) dispatch(ctx context.Context, r run.Run, recipient string) (
 	}
 	key := event.LeaseKey(r.ID, a.N)
 	lease := event.Lease{Attempt: a.N, Worker: a.Worker, Instance: a.Instance}
-	if _, err := s.Store.Leases.Put(ctx, key, lease); err != nil {
-		return nil, err
-	}
+	// Both at once: if one of them fails, both are sent again, and a worker drops what it has already.
+	var g errgroup.Group
+	g.Go(func() error {
+		_, err := s.Store.Leases.Put(ctx, key, lease)
+		return err
+	})
 	_, err = s.Bus.Publish(ctx, event.WorkSubject(a.Instance), key, as)
-	return nil, err
+	return nil, errors.Join(err, g.Wait())
 }
 
 // secretsOf returns the secret values of a run, nil if it has none: those that came with the request,

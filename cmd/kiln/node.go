@@ -369,6 +369,10 @@ func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {
 		if err != nil {
 			return err
 		}
+		ev.Subject = n.host + "/" + e.Repository + "@" + e.Digest
+		if e.Tag != "" {
+			ev.Subject = n.host + "/" + e.Repository + ":" + e.Tag
+		}
 		if _, err := n.bus.Publish(ctx, event.ImageSubject(e.Type, e.Repository), e.ID, ev); err != nil {
 			return err
 		}

@@ -117,19 +117,20 @@ type envMerge struct {
 	index map[string]int // made for long lists only
 }
 
-// add appends e unless its name is taken. An entry without a value takes that of the next level, and
-// within one level the last one counts.
+// add appends e unless a stronger level has its name. A level may have a name several times: all of them
+// stay, and the last one counts when the environment is used. An entry without a value takes that of the
+// next level.
 func (m *envMerge) add(e envEntry) {
 	i, ok := m.find(e.key)
 	switch {
-	case !ok:
+	case ok && e.bare && !m.list[i].bare: // it has a value
+	case ok && m.list[i].bare:
+		m.list[i] = e
+	case !ok || e.level <= m.list[i].level:
 		if m.index != nil {
 			m.index[e.key] = len(m.list)
 		}
 		m.list = append(m.list, e)
-	case i == 0 && e.bare: // HOME always has a value
-	case e.level <= m.list[i].level || m.list[i].bare:
-		m.list[i] = e
 	}
 }
 
@@ -144,8 +145,8 @@ func (m *envMerge) find(key string) (int, bool) {
 		i, ok := m.index[key]
 		return i, ok
 	}
-	for i, e := range m.list {
-		if e.key == key {
+	for i := len(m.list) - 1; i >= 0; i-- {
+		if m.list[i].key == key {
 			return i, true
 		}
 	}

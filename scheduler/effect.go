@@ -41,6 +41,7 @@ type result struct {
 	stored   bool     // the record is; rev is its revision
 	sent     bool     // the assignment is
 	replaced *run.Run // the stored record, of revision rev, which holds instead
+	refused  bool     // a change of a record was not stored: the record had changed already
 	ended    error    // why the run cannot be given to any worker
 	err      error
 }
@@ -174,7 +175,7 @@ func (s *Scheduler) reload(ctx context.Context, r *result) error {
 		return err
 	}
 	s.Log.Warn("run is stored already, its stored state holds", "run", r.run.ID, "status", stored.State)
-	r.replaced, r.rev = &stored, rev
+	r.replaced, r.refused, r.rev = &stored, r.rev > 0, rev
 	return nil
 }
 
@@ -189,7 +190,7 @@ func (s *Scheduler) conclude(r result, now time.Time) {
 	err := r.err
 	switch {
 	case r.replaced != nil:
-		if r.effect.rev > 0 && err == nil { // what was to be stored is not
+		if r.refused {
 			err = fmt.Errorf("run %s: %w", r.run.ID, store.ErrConflict)
 		}
 		s.core.replace(e, *r.replaced, r.rev, now.Add(s.LeaseTTL))

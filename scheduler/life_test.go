@@ -224,3 +224,34 @@ func TestNewSchedulerGoesOnWithTheRunsInHand(t *testing.T) {
 	}
 	w.assigned(t, "rc", 1)
 }
+
+// TestDecisionThatComesAgainAfterTheEndIsSettled has the decision about a run that has ended delivered again, as it
+// is if the scheduler was killed before it could say that it had it.
+func TestDecisionThatComesAgainAfterTheEndIsSettled(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, time.Minute)
+	ended := run.Run{ID: "ra", State: run.Succeeded, Attempt: 1, Finished: time.Now().UTC()}
+	if _, err := s.store.Runs.Create(t.Context(), ended.ID, ended); err != nil {
+		t.Fatal(err)
+	}
+	s.decide(t, run.Run{ID: "ra"})
+	s.schedule(t)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	stream, err := s.bus.JetStream().Stream(ctx, bus.StreamDecisions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		reader, err := stream.Consumer(ctx, "scheduler")
+		if err == nil && reader.CachedInfo().AckFloor.Stream > 0 {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal("the decision is delivered again and again")
+		}
+	}
+	if r, _, err := s.store.Runs.Get(t.Context(), "ra"); err != nil || r.State != run.Succeeded {
+		t.Errorf("run is %s (%v), want Succeeded", r.State, err)
+	}
+}

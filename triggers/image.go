@@ -46,9 +46,21 @@ func (d *Decider) recordPusher(ctx context.Context, ev event.Event, name graph.N
 	if err != nil {
 		return err
 	}
-	_, err = d.Store.Images.Put(ctx, event.Hash(string(name)),
-		event.TrackedImage{Name: string(name), Digest: e.Digest, Seen: ev.Time, By: e.Run, ByTask: r.TaskUID})
-	return err
+	pushed := event.TrackedImage{Name: string(name), Digest: e.Digest, Seen: ev.Time, By: e.Run, ByTask: r.TaskUID}
+	for key := event.Hash(string(name)); ; {
+		known, revision, err := d.Store.Images.Get(ctx, key)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			_, err = d.Store.Images.Create(ctx, key, pushed)
+		case err == nil && known.Seen.After(pushed.Seen):
+			return nil // events are decided side by side, and come again: this is not the last push
+		case err == nil:
+			_, err = d.Store.Images.Update(ctx, key, pushed, revision)
+		}
+		if !errors.Is(err, store.ErrConflict) {
+			return err
+		}
+	}
 }
 
 // registryPushed looks at the tasks that are built on an image of another registry.

@@ -107,6 +107,12 @@ func (d *Decider) learn(ctx context.Context, e *entry, l event.Links) error {
 			return nil
 		}
 		made := decide.Decision{Kind: decide.Unchanged, Time: time.Now().UTC(), Track: track.Key(), Reason: "the base images that the last run has used are followed from here on"}
+		switch waits := !last.Hold.IsZero(); {
+		case waits && last.Made.Kind != decide.Run:
+			made = last.Made // an alarm is set, and goes off for this
+		case waits:
+			made.Event, made.Origin = last.Made.Event, last.Made.Origin
+		}
 		_, err = d.Bus.Replace(ctx, event.DecisionSubject(e.task.UID, track.Key()), seq,
 			event.Decision{Task: e.task.Name, TaskUID: e.task.UID, Made: made, Seq: last.Seq, State: state, Hold: last.Hold})
 		if !errors.Is(err, bus.ErrConflict) {

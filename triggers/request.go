@@ -28,7 +28,7 @@ const (
 // quick makes the run that somebody asked for, of no task, due.
 func (d *Decider) quick(ctx context.Context, ev event.Event, req event.RunRequested) error {
 	now := time.Now().UTC()
-	id, err := run.NewID(now, rand.Reader)
+	id, err := d.ids.New(now, rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -83,11 +83,14 @@ func (d *Decider) taskRequest(ctx context.Context, ev event.Event, seq uint64, r
 	if err != nil {
 		return err
 	}
-	id, err := run.NewID(now, rand.Reader)
+	id, err := d.ids.New(now, rand.Reader)
 	if err != nil {
 		return err
 	}
 	in, pin, refused := d.wanted(ctx, e, req)
+	if errors.Is(refused, errNotRead) {
+		return refused
+	}
 	out := decide.Ask(e.task, last.State, decide.Request{Key: req.Key, By: req.By, RerunOf: req.RerunOf, Force: req.Ask.Force, Pin: pin}, id, now)
 	dec := event.Decision{Task: e.task.Name, TaskUID: e.task.UID, Made: *out.Decision, Seq: seq, State: out.State}
 	dec.Made.Event = ev.ID
@@ -145,12 +148,16 @@ func (d *Decider) current(ctx context.Context, uid string) (*entry, error) {
 	}
 }
 
-// wanted returns what the run of a request is to use. The error is for the person who asked.
+// errNotRead is an error that is nobody's fault: what it is about is decided when it comes again.
+var errNotRead = errors.New("the state of the task cannot be read now")
+
+// wanted returns what the run of a request is to use. The error is for the person who asked, unless it wraps
+// errNotRead.
 func (d *Decider) wanted(ctx context.Context, e *entry, req event.RunRequested) (task.Inputs, decide.Snapshot, error) {
 	in := task.Inputs{Set: req.Ask.Set, Args: req.Ask.Args, File: req.Ask.File, Target: req.Ask.Target, NoPush: req.Ask.NoPush}
 	last, _, err := d.last(ctx, e.task.UID, decide.Track{Kind: decide.TrackDefault})
 	if err != nil {
-		return in, decide.Snapshot{}, err
+		return in, decide.Snapshot{}, fmt.Errorf("%w: %w", errNotRead, err)
 	}
 	pin := last.State.Observed
 	pin.Definition = e.hash

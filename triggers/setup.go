@@ -169,27 +169,42 @@ func (d *Decider) linkedBases(uid string) []graph.Name {
 // baseline has the default track begin where the repository and the images are now. On a track that has
 // begun it takes in what is new: the definition and base images.
 func (d *Decider) baseline(ctx context.Context, e *entry) error {
-	track := decide.Track{Kind: decide.TrackDefault}
-	last, _, err := d.last(ctx, e.task.UID, track)
-	if err != nil {
-		return err
-	}
-	occ := &occasion{origin: decide.FromBaseline}
-	to := target{entry: e, track: track, source: true, bases: d.linkedBases(e.task.UID)}
-	if last.State.Known {
-		to.source = false
-		to.bases = slices.DeleteFunc(to.bases, func(n graph.Name) bool {
-			_, known := last.State.Considered.Bases[string(n)]
-			return known
-		})
-		if occ.origin = decide.FromReconcile; len(to.bases) == 0 && last.State.Considered.Definition == e.hash {
-			return nil
+	for range 2 { // a track that somebody else has begun meanwhile lacks what only is known here
+		to, occ, err := d.lacking(ctx, e)
+		if err != nil {
+			return err
+		}
+		if occ == nil {
+			break
+		}
+		if err := d.look(ctx, occ, []target{to}); err != nil {
+			return err
 		}
 	}
-	if err := d.look(ctx, occ, []target{to}); err != nil {
-		return err
-	}
 	return d.Bus.Signal(event.DecidedSubject(e.task.UID), "")
+}
+
+// lacking returns what the default track does not know yet of a task's definition, source and images; no
+// occasion if it knows all.
+func (d *Decider) lacking(ctx context.Context, e *entry) (target, *occasion, error) {
+	track := decide.Track{Kind: decide.TrackDefault}
+	to := target{entry: e, track: track, source: true, bases: d.linkedBases(e.task.UID)}
+	last, _, err := d.last(ctx, e.task.UID, track)
+	if err != nil {
+		return to, nil, err
+	}
+	if !last.State.Known {
+		return to, &occasion{origin: decide.FromBaseline}, nil
+	}
+	to.source = false
+	to.bases = slices.DeleteFunc(to.bases, func(n graph.Name) bool {
+		_, known := last.State.Considered.Bases[string(n)]
+		return known
+	})
+	if len(to.bases) == 0 && last.State.Considered.Definition == e.hash {
+		return to, nil, nil
+	}
+	return to, &occasion{origin: decide.FromReconcile}, nil
 }
 
 // baselineRefs has the tracks of branches and tags that exist begin where they are, when the task has begun

@@ -57,6 +57,9 @@ func (d *Decider) fire(ctx context.Context, e *entry, a event.Alarm) error {
 		return fmt.Errorf("%w: task %q: timer %q: %w", bus.ErrPoison, e.task.Name, a.Timer, err)
 	}
 	in, pin, refused := d.wanted(ctx, e, event.RunRequested{})
+	if errors.Is(refused, errNotRead) {
+		return refused
+	}
 	tick := decide.Tick{Timer: a.Timer, Armed: a.At, Schedule: schedule, Location: zone, Pin: pin}
 	for {
 		next, err := d.tick(ctx, e, tick, in, refused)
@@ -77,7 +80,7 @@ func (d *Decider) tick(ctx context.Context, e *entry, k decide.Tick, in task.Inp
 		return time.Time{}, err
 	}
 	now := time.Now().UTC()
-	id, err := run.NewID(now, rand.Reader)
+	id, err := d.ids.New(now, rand.Reader)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -131,12 +134,13 @@ func armed(t *task.Task, timer task.Timer) bool {
 // setTimers brings the alarms of a task's timers in line with their schedules. One that is overdue is left
 // alone: it is about to go off, and says which times were missed.
 func (d *Decider) setTimers(ctx context.Context, e *entry) error {
-	var errs []error
-	for _, timer := range e.task.Triggers.Timers {
-		if err := d.setTimer(ctx, e, timer); err != nil {
-			errs = append(errs, fmt.Errorf("timer %q: %w", timer.Name, err))
+	timers := e.task.Triggers.Timers
+	errs := make([]error, len(timers))
+	each(len(timers), func(i int) {
+		if err := d.setTimer(ctx, e, timers[i]); err != nil {
+			errs[i] = fmt.Errorf("timer %q: %w", timers[i].Name, err)
 		}
-	}
+	})
 	return errors.Join(errs...)
 }
 

@@ -14,7 +14,6 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/graph"
-	"kiln/internal/run"
 	"kiln/internal/source/git"
 	"kiln/triggers/decide"
 	"kiln/triggers/watch"
@@ -183,7 +182,7 @@ func (d *Decider) pass(ctx context.Context, p *pass) error {
 		return nil
 	}
 	in.Seen, in.State = *seen, p.state
-	if in.RunID, err = run.NewID(in.Now, rand.Reader); err != nil {
+	if in.RunID, err = d.ids.New(in.Now, rand.Reader); err != nil {
 		return err
 	}
 	if in.Bases, err = d.bases(ctx, p, seen.Bases); err != nil {

@@ -26,6 +26,7 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/graph"
+	"kiln/internal/run"
 	"kiln/internal/source/git"
 	"kiln/internal/store"
 	"kiln/internal/task"
@@ -58,6 +59,7 @@ type Decider struct {
 	Log   *slog.Logger
 
 	cat         catalog
+	ids         run.Minter
 	branches    sync.Map // URL and secret to the name of the repository's default branch
 	setups      chores   // tasks that are new, or have changed
 	watching    chores   // one: the images to watch have changed

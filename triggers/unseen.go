@@ -30,7 +30,8 @@ func (d *Decider) unseen(ctx context.Context, p *pass, cause error) error {
 	}
 	now := time.Now().UTC()
 	pause := retrySoonest
-	if m := p.last.Made; m.Kind == decide.Blocked && m.Reason == cause.Error() && p.last.Seq == p.evSeq {
+	// The words of the reason do not count: ports and times in them may differ from one look to the next.
+	if m := p.last.Made; m.Kind == decide.Blocked && p.last.Seq == p.evSeq {
 		if now.Sub(m.Time) > giveUpAfter {
 			return nil
 		}

@@ -136,6 +136,7 @@ func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 	cfg := solve.SessionConfig{
 		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, Insecure: a.w.Insecure,
 		Credentials: a.credentials, Secrets: map[string][]byte{}, CacheScope: a.cacheScope(),
+		OwnFrontend: a.run.Spec.Restricted,
 	}
 	if src != nil {
 		cfg.Source, cfg.SourceKey = src, src.Key()

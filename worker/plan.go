@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,7 +25,11 @@ func (e *planError) Unwrap() error { return e.err }
 
 // plan makes the task that the attempt executes.
 func (a *attempt) plan() (*taskspec.Task, error) {
-	t, warnings, err := Plan(a.run, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets.Set, Images: a.w.Images})
+	r := a.run
+	r.Cause.Repository = cmp.Or(r.Cause.Repository, a.origin.Repository)
+	r.Cause.Ref = cmp.Or(r.Cause.Ref, a.origin.Ref)
+	r.Cause.Commit = cmp.Or(r.Cause.Commit, a.origin.Commit)
+	t, warnings, err := Plan(r, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets.Set, Images: a.w.Images})
 	for _, w := range warnings {
 		a.logs.say("", "warning: %s", w)
 	}
@@ -58,8 +63,16 @@ func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error)
 }
 
 func runVars(r run.Run, registry string) taskspec.RunVars {
-	return taskspec.RunVars{ID: r.ID, Registry: registry, SharedVolume: "workspace-" + r.ID, OS: "linux",
-		Architecture: architecture(r.Spec.Platform), Date: r.Created, TriggeredBy: r.Cause.Kind, TaskName: r.Task}
+	vars := taskspec.RunVars{ID: r.ID, Registry: registry, SharedVolume: "workspace-" + r.ID, OS: "linux",
+		Architecture: architecture(r.Spec.Platform), Date: r.Created, TriggeredBy: r.Cause.Kind, TaskName: r.Task,
+		Commit: r.Cause.Commit, Repository: r.Cause.Repository}
+	switch branch, ok := strings.CutPrefix(r.Cause.Ref, "refs/heads/"); {
+	case ok, !strings.HasPrefix(r.Cause.Ref, "refs/"):
+		vars.Branch = branch
+	case strings.HasPrefix(r.Cause.Ref, "refs/tags/"):
+		vars.GitTag = strings.TrimPrefix(r.Cause.Ref, "refs/tags/")
+	}
+	return vars
 }
 
 // architecture is the second part of a platform such as linux/arm64/v8.

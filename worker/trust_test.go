@@ -103,6 +103,9 @@ func TestRestrictedRunsGetNoSecretsAndPushNothing(t *testing.T) {
 	if user, _ := s.cfg.Credentials("other.test:5000"); user != "" || len(s.cfg.Secrets) != 0 || len(s.builds[0].BuildArgs) != 0 {
 		t.Errorf("a restricted run has login %q, secrets %v, arguments %v", user, s.cfg.Secrets, s.builds[0].BuildArgs)
 	}
+	if !s.cfg.OwnFrontend {
+		t.Error("a stranger's Dockerfile may bring its own frontend")
+	}
 	if scopes[0] == "" || s.cfg.CacheScope != scopes[0] {
 		t.Errorf("scope of the source is %q, of caches %q", scopes[0], s.cfg.CacheScope)
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	_ "time/tzdata" // timers have time zones, also where the system knows none
 )
 
 func main() {

@@ -230,6 +230,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		}
 		return nil
 	})
+	g.Go(func() error { trimMemory(gctx); return nil })
 	g.Go(func() error { return n.builder.run(gctx) })
 	g.Go(func() error { return n.index.Run(gctx, &n.store.Runs) })
 	g.Go(func() error { return n.registry.Relay(gctx, n.relay) })

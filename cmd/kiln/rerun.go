@@ -9,8 +9,8 @@ import (
 const rerunHelp = `Execute again what a run executed, as a new run.
 
 A run of "kiln build" or "kiln run" is repeated with the same source, task and values. A run of a task is
-repeated with the same commit and base images (--pinned), or with those of now (--fresh). In both cases it
-is executed as the task is defined now, without what was given to that one run alone.
+repeated exactly, with its commit, its base images and what was given to it alone (--pinned); or the task is
+executed as it is defined now, with the commit and base images of now (--fresh).
 `
 
 func newRerunCommand(c *cli) *cobra.Command {

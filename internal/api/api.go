@@ -56,6 +56,8 @@ type Server struct {
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger
+
+	ids run.Minter // of tasks
 }
 
 // Handler returns the handler of everything under /api/.

@@ -57,6 +57,29 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// backwards calls read with places in the stream of events, from near its end to its beginning, until that
+// has read enough: most of a long stream is not looked at for its last events. After a place it reads once.
+func (s *Server) backwards(ctx context.Context, after uint64, read func(from uint64) (enough bool, err error)) error {
+	if after > 0 {
+		_, err := read(after)
+		return err
+	}
+	stream, err := s.Bus.JetStream().Stream(ctx, bus.StreamEvents)
+	if err != nil {
+		return err
+	}
+	at := stream.CachedInfo().State
+	for back := uint64(4 * maxEvents); ; back *= 8 {
+		from := uint64(0)
+		if at.LastSeq > at.FirstSeq+back {
+			from = at.LastSeq - back
+		}
+		if enough, err := read(from); err != nil || enough || from == 0 {
+			return err
+		}
+	}
+}
+
 // events returns the last events of a filter or, if it waits, the first after a place. Without a place
 // it begins to wait at the end.
 func (s *Server) events(ctx context.Context, filter string, after uint64, limit int, wait bool) ([]apiclient.EventRecord, error) {
@@ -67,15 +90,22 @@ func (s *Server) events(ctx context.Context, filter string, after uint64, limit 
 			list = append(list, apiclient.EventRecord{Seq: seq, Event: withoutBody(ev)})
 		}
 	}
-	err := s.Bus.Tail(ctx, bus.StreamEvents, filter, after, false, func(seq uint64, data []byte) bool {
-		take(seq, data)
-		if wait && after > 0 {
-			return len(list) < limit
-		}
-		if len(list) > 2*limit {
-			list = append(list[:0], list[len(list)-limit:]...)
-		}
-		return true
+	read := func(from uint64) error {
+		list = list[:0]
+		return s.Bus.Tail(ctx, bus.StreamEvents, filter, from, false, func(seq uint64, data []byte) bool {
+			take(seq, data)
+			if wait && after > 0 {
+				return len(list) < limit
+			}
+			if len(list) > 2*limit {
+				list = append(list[:0], list[len(list)-limit:]...)
+			}
+			return true
+		})
+	}
+	err := s.backwards(ctx, after, func(from uint64) (enough bool, err error) {
+		err = read(from)
+		return len(list) >= limit, err
 	})
 	if err != nil || len(list) > 0 || !wait {
 		return list[max(0, len(list)-limit):], err

@@ -26,7 +26,7 @@ type HookConfig struct {
 	// Address is how senders reach the server, such as https://kiln.example.com; empty means the
 	// address that a request was sent to.
 	Address string
-	// Secret returns the value of a named secret.
+	// Secret returns the value of a named secret; an error that wraps secret.ErrUnknown if there is none.
 	Secret func(ctx context.Context, name string) (string, error)
 	HTTP   *http.Client // to forges; nil is http.DefaultClient
 }
@@ -115,8 +115,9 @@ func (s *Server) validateHook(ctx context.Context, h event.Hook) error {
 		return invalid("address %q: want http://HOST[:PORT] or https://HOST[:PORT]", h.Address)
 	}
 	if u, err := url.Parse(h.URL); err == nil && u.User != nil {
-		if _, password := u.User.Password(); password {
-			return invalid("the repository's URL holds a password; store it with kiln secret set")
+		// Over HTTP a name alone is as good as a token: forges take either for the other.
+		if _, password := u.User.Password(); password || u.Scheme == "http" || u.Scheme == "https" {
+			return invalid("the repository's URL holds a user or password; leave it out, and store a token with kiln secret set")
 		}
 	}
 	taken := false
@@ -167,7 +168,7 @@ func loopbackURL(s string) bool {
 
 func (s *Server) openForge(ctx context.Context, h event.Hook) (*forge.Repository, error) {
 	token, err := s.Hooks.Secret(ctx, h.TokenSecret)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, secret.ErrUnknown) || errors.Is(err, store.ErrNotFound) {
 		e := invalid("there is no secret %q", h.TokenSecret)
 		e.Remedy = "kiln secret set " + h.TokenSecret
 		return nil, e

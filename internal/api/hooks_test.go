@@ -79,7 +79,7 @@ func startHooks(t *testing.T) *hookSite {
 		Contexts: http.NotFoundHandler(),
 		Hooks: api.HookConfig{Providers: webhook.Providers(), Secret: func(_ context.Context, name string) (string, error) {
 			if name != "forge" {
-				return "", fmt.Errorf("secret %q: %w", name, store.ErrNotFound)
+				return "", fmt.Errorf("secret %q: %w", name, secret.ErrUnknown)
 			}
 			return forgeToken, nil
 		}},
@@ -344,5 +344,29 @@ func TestFullStoreIsAnsweredSoThatTheSenderComesAgain(t *testing.T) {
 	before := s.pushes(t)
 	if got, answer := s.push(t, h, h.Secret, "2"); got != http.StatusAccepted || s.pushes(t) != before+1 {
 		t.Errorf("repeated delivery answered %d %s, %d events after %d", got, answer, s.pushes(t), before)
+	}
+}
+
+func TestHookWithACredentialInItsAddressOrAnUnknownSecretIsRefused(t *testing.T) {
+	t.Parallel()
+	s, f, ctx := startHooks(t), startForge(t), t.Context()
+	for url, want := range map[string]string{
+		"https://ghp_0123456789@github.com/team/app.git": "user or password",
+		"https://ada:hunter22@github.com/team/app.git":   "user or password",
+	} {
+		_, err := s.CreateHook(ctx, apiclient.CreateHook{Provider: "github", Name: "app", Repository: url})
+		if !isStatus(err, http.StatusUnprocessableEntity) || !strings.Contains(err.Error(), want) {
+			t.Errorf("hook for %s: %v, want a refusal of its %s", url, err, want)
+		}
+	}
+	_, err := s.CreateHook(ctx, apiclient.CreateHook{Provider: "forgejo", Name: "app", Repository: f.URL + "/team/app.git", TokenSecret: "missing"})
+	if !isStatus(err, http.StatusUnprocessableEntity) || !strings.Contains(err.Error(), `no secret "missing"`) {
+		t.Errorf("hook with a secret that is not set: %v, want to be told so", err)
+	}
+	if list, err := s.Hooks(ctx); err != nil || len(list) != 0 {
+		t.Errorf("hooks %+v, %v, want none", list, err)
+	}
+	if log := s.log.String(); strings.Contains(log, "ghp_0123456789") || strings.Contains(log, "hunter22") {
+		t.Error("the log holds a credential")
 	}
 }

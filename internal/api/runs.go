@@ -64,7 +64,7 @@ func (s *Server) checkSpec(ctx context.Context, req apiclient.Submit) error {
 	if len(req.Key) > maxKey {
 		return invalid("key is longer than %d bytes", maxKey)
 	}
-	warnings, err := s.Check(run.Run{ID: placeholderID, Created: time.Now().UTC(), Spec: req.Spec}, req.Secrets)
+	warnings, err := s.Check(run.Run{ID: placeholderID, Created: time.Now().UTC(), Spec: req.Spec, Cause: anyCause(req.Spec.Context)}, req.Secrets)
 	var spec taskspec.Errors
 	switch {
 	case errors.As(err, &spec):

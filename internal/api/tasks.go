@@ -54,7 +54,7 @@ func (s *Server) createTask(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	now := time.Now().UTC()
-	id, err := run.NewID(now, rand.Reader)
+	id, err := s.ids.New(now, rand.Reader)
 	if err != nil {
 		return err
 	}
@@ -252,7 +252,16 @@ func (s *Server) try(t *task.Task, in task.Inputs, secrets map[string]string) (t
 		values = map[string]string{}
 	}
 	maps.Copy(values, secrets)
-	return s.Check(run.Run{ID: placeholderID, Task: t.Name, Created: time.Now().UTC(), Spec: spec}, values)
+	return s.Check(run.Run{ID: placeholderID, Task: t.Name, Created: time.Now().UTC(), Spec: spec, Cause: anyCause(t.Context)}, values)
+}
+
+// anyCause says as much of a run as what is checked may depend on: one of a repository has a commit.
+func anyCause(location string) run.Cause {
+	c, err := task.ParseContext(location)
+	if err != nil || c.Kind != task.Git {
+		return run.Cause{}
+	}
+	return run.Cause{Repository: c.URL, Ref: "refs/heads/main", Commit: anyCommit}
 }
 
 func invalidTask(list []apiclient.Problem) *apiclient.Error {

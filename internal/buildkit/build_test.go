@@ -35,6 +35,7 @@ func testBuild(t *testing.T, e *env) {
 	t.Run("bases", func(t *testing.T) { testBuildBases(t, e) })
 	t.Run("pins", func(t *testing.T) { testBuildPins(t, e) })
 	t.Run("secrets", func(t *testing.T) { testBuildSecrets(t, e) })
+	t.Run("own frontend", func(t *testing.T) { testBuildOwnFrontend(t, e) })
 	t.Run("platforms", func(t *testing.T) { testBuildPlatforms(t, e) })
 	t.Run("reproducible", func(t *testing.T) { testBuildReproducible(t, e) })
 	t.Run("cancel", func(t *testing.T) { testBuildCancel(t, e) })
@@ -74,6 +75,22 @@ func testBuildPushes(t *testing.T, e *env) {
 	}
 	if !strings.Contains(j.all(), "[3/3] RUN echo hello bob > /data/b.txt; echo said; echo oops >&2 cached=true") {
 		t.Errorf("not cached:\n%s", j.all())
+	}
+}
+
+// A frontend that a Dockerfile or an argument brings along is neither fetched nor executed.
+func testBuildOwnFrontend(t *testing.T, e *env) {
+	const foreign = "127.0.0.1:1/frontend:1"
+	for name, b := range map[string]solve.Build{
+		"syntax line": {Dockerfile: "Syntax"},
+		"argument":    {Dockerfile: "Plain", BuildArgs: map[string]string{"BUILDKIT_SYNTAX": foreign}},
+	} {
+		src := source(t, map[string]string{"Syntax": "# syntax=" + foreign + "\nFROM " + e.base + "\nRUN true\n", "Plain": "FROM " + e.base + "\nRUN true\n"})
+		b.Step, b.Context, b.Staging = "b", ".", e.staging()
+		if _, err := e.open(t, solve.SessionConfig{Source: src, SourceKey: "k"}).Build(t.Context(), b, newJournal().log); err == nil {
+			t.Errorf("%s: the frontend of %s was not asked for", name, foreign)
+		}
+		build(t, e.open(t, solve.SessionConfig{Source: src, SourceKey: "k", OwnFrontend: true}), b)
 	}
 }
 

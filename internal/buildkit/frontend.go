@@ -34,6 +34,9 @@ func frontendAttrs(cfg solve.SessionConfig, b solve.Build, dockerfile string) (m
 	if cfg.CacheScope != "" {
 		attrs["build-arg:BUILDKIT_CACHE_MOUNT_NS"] = cfg.CacheScope
 	}
+	if cfg.OwnFrontend {
+		attrs["cmdline"] = "docker/dockerfile" // which says that this frontend is the one that was asked for
+	}
 	if b.Target != "" {
 		attrs["target"] = b.Target
 	}

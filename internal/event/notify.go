@@ -36,7 +36,10 @@ type Target struct {
 type Notification struct {
 	Target string `json:"target"`
 	Event  *Event `json:"event,omitempty"`
-	Run    string `json:"run,omitempty"`
+	// Seq is the place of the event in the stream of events, if it is not here: a queue that nobody empties
+	// takes little room then.
+	Seq uint64 `json:"seq,omitempty"`
+	Run string `json:"run,omitempty"`
 	// Since is when it came into the queue; it is given up a day later.
 	Since time.Time `json:"since"`
 }

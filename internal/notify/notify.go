@@ -40,7 +40,8 @@ import (
 type Notifier struct {
 	Bus   *bus.Bus
 	Store *store.Store
-	// Secret returns the value of a named secret; an error that wraps store.ErrNotFound if there is none.
+	// Secret returns the value of a named secret; an error that wraps secret.ErrUnknown or store.ErrNotFound
+	// if there is none.
 	Secret func(ctx context.Context, name string) (string, error)
 	// Guard decides which addresses notifications may go to, and ForgeGuard which forges may be at.
 	Guard, ForgeGuard netguard.Guard
@@ -238,6 +239,10 @@ func (n *Notifier) distribute(ctx context.Context, m bus.Message) error {
 	if !slices.Contains(event.NotifiedTypes, e.Type) {
 		return nil
 	}
+	seq, err := m.Sequence()
+	if err != nil {
+		return err
+	}
 	changed, err := withoutSecrets(&e)
 	if err != nil {
 		return fmt.Errorf("%w: %w", bus.ErrPoison, err)
@@ -256,7 +261,7 @@ func (n *Notifier) distribute(ctx context.Context, m bus.Message) error {
 		} else if !concerns {
 			continue
 		}
-		if err := n.queue(ctx, event.Notification{Target: t.ID, Event: &e}, e.ID); err != nil {
+		if err := n.queue(ctx, event.Notification{Target: t.ID, Seq: seq}, e.ID); err != nil {
 			return err
 		}
 	}

@@ -202,11 +202,32 @@ func TestDeadTargetDelaysNobodyAndIsSeen(t *testing.T) {
 	await(t, func() bool { return s.undelivered(t) == 20 })
 }
 
+// What waits for a target that nobody reaches is told of in few bytes, or it would fill the queues of all.
+func TestQueueOfADeadTargetIsSmall(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(n *notify.Notifier) { n.Backoff = func(int) time.Duration { return time.Minute } })
+	dead := httptest.NewServer(http.NotFoundHandler())
+	dead.Close()
+	s.target(t, "dead", dead.URL)
+	for i := range 10 {
+		s.changed(t, event.TypeRunQueued, run.Run{ID: fmt.Sprintf("r%d", i), State: run.Queued, Reason: strings.Repeat("x", 100_000)})
+	}
+	await(t, func() bool {
+		queues, err := s.bus.JetStream().Stream(t.Context(), bus.StreamNotify)
+		check(t, err)
+		at := queues.CachedInfo().State
+		if at.Bytes > 10_000 {
+			t.Fatalf("%d notifications take %d bytes", at.Msgs, at.Bytes)
+		}
+		return at.Msgs == 10
+	})
+}
+
 func (s *site) undelivered(t *testing.T) int {
 	t.Helper()
 	n := 0
 	check(t, s.store.Undelivered.List(t.Context(), func(e store.Entry[event.Undelivered]) bool {
-		if e.Value.Notification.Target != "dead" || e.Value.Error == "" || e.Value.Attempts == 0 {
+		if n := e.Value.Notification; n.Target != "dead" || n.Event == nil || e.Value.Error == "" || e.Value.Attempts == 0 {
 			t.Errorf("given up: %+v", e.Value)
 		}
 		n++

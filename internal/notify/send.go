@@ -47,7 +47,10 @@ func (n *Notifier) handle(ctx context.Context, m bus.Message) {
 		m.Settle(err)
 		return
 	}
-	switch err = n.send(ctx, w); {
+	if err = n.fetch(ctx, &w); err == nil {
+		err = n.send(ctx, w)
+	}
+	switch {
 	case err == nil:
 		m.Settle(nil)
 	case ctx.Err() != nil:
@@ -63,6 +66,25 @@ func (n *Notifier) handle(ctx context.Context, m bus.Message) {
 		n.Log.Warn("notification not delivered, it will be tried again", "target", w.Target, "attempt", attempt, "err", err)
 		m.Later(wait)
 	}
+}
+
+// fetch reads the event of a notification.
+func (n *Notifier) fetch(ctx context.Context, w *event.Notification) error {
+	if w.Event != nil || w.Seq == 0 {
+		return nil
+	}
+	var e event.Event
+	err := n.Bus.At(ctx, bus.StreamEvents, w.Seq, &e)
+	if errors.Is(err, bus.ErrNone) {
+		return fmt.Errorf("%w: event %d is not kept any more", errFinal, w.Seq)
+	}
+	if err == nil {
+		_, err = withoutSecrets(&e)
+	}
+	if err == nil {
+		w.Event = &e
+	}
+	return err
 }
 
 // backoff grows from 5 s to an hour, give or take a fifth.

@@ -12,6 +12,7 @@ import (
 	"kiln/internal/event"
 	"kiln/internal/forge"
 	"kiln/internal/run"
+	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
@@ -118,7 +119,7 @@ func (n *Notifier) tokenOf(ctx context.Context, r run.Run, ofHook string) (strin
 		return "", nil
 	}
 	token, err := n.Secret(ctx, name)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, secret.ErrUnknown) || errors.Is(err, store.ErrNotFound) {
 		return "", fmt.Errorf("%w: there is no secret %q", errFinal, name)
 	}
 	return strings.TrimSpace(token), err

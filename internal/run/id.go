@@ -2,6 +2,7 @@ package run
 
 import (
 	"io"
+	"sync"
 	"time"
 )
 
@@ -12,7 +13,8 @@ var idEpoch = time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // NewID mints a run ID: 12 characters of [a-z0-9], the first 7 the time in seconds (so IDs sort by
 // age), the last 5 random. It starts with a letter, so it is valid as an image tag and as a host name.
-// It fails only if random does.
+// It fails only if random does. Two of one second are the same with a probability of 1 to 60 million: who
+// mints many uses a [Minter].
 func NewID(now time.Time, random io.Reader) (string, error) {
 	var r [5]byte
 	for i := range r {
@@ -35,6 +37,51 @@ func NewID(now time.Time, random io.Reader) (string, error) {
 		s /= 36
 	}
 	return string(p[:]) + string(r[:]), nil
+}
+
+// A Minter mints IDs as [NewID] does, none of them twice: within a second it counts on from the first.
+// It is safe for concurrent use; the zero Minter is ready.
+type Minter struct {
+	mu   sync.Mutex
+	last string
+	at   time.Time // of the second that last is of
+}
+
+// setBack is by how much a clock may be set back with no ID minted twice, nor out of order.
+const setBack = time.Hour
+
+// New mints an ID. It fails only if random does.
+func (m *Minter) New(now time.Time, random io.Reader) (string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now = now.Truncate(time.Second)
+	if m.last != "" && !now.After(m.at) && m.at.Sub(now) < setBack {
+		m.last = following(m.last)
+		return m.last, nil
+	}
+	id, err := NewID(now, random)
+	if err == nil {
+		m.last, m.at = id, now
+	}
+	return id, err
+}
+
+// following counts the random part of an ID up by one; its first follows its last.
+func following(id string) string {
+	b := []byte(id)
+	for i := len(b) - 1; i > 6; i-- {
+		switch b[i] {
+		case 'z':
+			b[i] = '0'
+			continue
+		case '9':
+			b[i] = 'a'
+		default:
+			b[i]++
+		}
+		break
+	}
+	return string(b)
 }
 
 // ValidID reports whether s has the form of a run ID. Use it before a user's text becomes part of a

@@ -63,6 +63,9 @@ type SessionConfig struct {
 	// CacheScope separates the cache mounts of Dockerfiles (RUN --mount=type=cache): only builds of
 	// equal scope share them. Empty means the daemon's common scope.
 	CacheScope string
+	// OwnFrontend has every Dockerfile read by the engine's own frontend, whatever image its syntax line or
+	// BUILDKIT_SYNTAX names: such an image decides what is built, and need not keep to the CacheScope.
+	OwnFrontend bool
 	// Secrets are the values that a build may mount, by ID. The session never logs them.
 	Secrets map[string][]byte
 }

@@ -13,7 +13,6 @@ package clock
 import (
 	"context"
 	"errors"
-	"hash/fnv"
 	"log/slog"
 	"sync"
 	"time"
@@ -26,10 +25,9 @@ import (
 // as long as events do.
 const keep = 30 * 24 * time.Hour
 
-// Alarms that are handled at once, and that are taken from the stream before they are settled.
 const (
-	handlers = 16
-	pending  = 256
+	pending = 256              // alarms that are taken from the stream, and handled, at once
+	ackWait = 30 * time.Second // after which an alarm comes again whose handler has died
 )
 
 // consumer is the name of the durable reader of alarms that went off.
@@ -66,53 +64,87 @@ func (c *Clock) Clear(ctx context.Context, taskUID, track string) error {
 }
 
 // Run hands alarms that went off to handle until ctx is done; it returns nil then, when all calls of
-// handle have returned, and an error only if it could not start. Several alarms are handled at once, those
-// of one track one after the other. An alarm is settled when handle returns nil, otherwise it comes again;
-// one whose error wraps bus.ErrPoison does not.
+// handle have returned, and an error only if it could not start. Many alarms are handled at once, so that
+// those that wait for a server hold up no others; those of one track one after the other. An alarm is
+// settled when handle returns nil, otherwise it comes again; one whose error wraps bus.ErrPoison does not.
+// As long as it waits or is handled it does not come again.
 func (c *Clock) Run(ctx context.Context, handle func(ctx context.Context, a event.Alarm) error) error {
-	tracks := make([]chan delivery, handlers)
 	var running sync.WaitGroup
-	for i := range tracks {
-		tracks[i] = make(chan delivery, pending)
-		running.Go(func() {
-			for d := range tracks[i] {
-				if ctx.Err() != nil {
-					d.message.Settle(errStopped)
-					continue
-				}
-				d.message.Settle(handle(ctx, d.alarm))
-			}
-		})
-	}
 	defer running.Wait()
-	defer func() {
-		for _, t := range tracks {
-			close(t)
-		}
-	}()
-	return c.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamTimers, Name: consumer, Filter: event.AlarmFilter, Pending: pending},
+	t := turns{of: map[string]*turn{}}
+	return c.Bus.Consume(ctx, bus.Consumer{Stream: bus.StreamTimers, Name: consumer, Filter: event.AlarmFilter, AckWait: ackWait, Pending: pending},
 		func(m bus.Message) {
 			var a event.Alarm
 			if err := m.Decode(&a); err != nil {
 				m.Settle(err)
 				return
 			}
-			tracks[lane(m.Subject())] <- delivery{m, a}
+			running.Go(func() {
+				stop := hold(m)
+				err := t.take(ctx, m.Subject(), func() error { return handle(ctx, a) })
+				stop()
+				m.Settle(err)
+			})
 		})
 }
 
-// A delivery is an alarm that went off.
-type delivery struct {
-	message bus.Message
-	alarm   event.Alarm
+// hold says again and again that a message is being worked on, until stop is called.
+func hold(m bus.Message) (stop func()) {
+	end := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		t := time.NewTicker(ackWait / 3)
+		defer t.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-t.C:
+				m.Working()
+			}
+		}
+	})
+	return func() { close(end); done.Wait() }
+}
+
+// Turns are taken one after the other by those who name the same subject.
+type turns struct {
+	mu sync.Mutex
+	of map[string]*turn
+}
+
+type turn struct {
+	free  chan struct{} // of capacity 1
+	users int
+}
+
+// take calls do when it is the subject's turn, unless ctx is done before.
+func (t *turns) take(ctx context.Context, subject string, do func() error) error {
+	t.mu.Lock()
+	it := t.of[subject]
+	if it == nil {
+		it = &turn{free: make(chan struct{}, 1)}
+		t.of[subject] = it
+	}
+	it.users++
+	t.mu.Unlock()
+	defer func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if it.users--; it.users == 0 {
+			delete(t.of, subject)
+		}
+	}()
+	select {
+	case it.free <- struct{}{}:
+		defer func() { <-it.free }()
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
+		return errStopped
+	}
+	return do()
 }
 
 // errStopped has an alarm come again that arrived as Run was ending.
 var errStopped = errors.New("the clock is stopping")
-
-// lane returns which handler alarms of a subject go to.
-func lane(subject string) int {
-	h := fnv.New32a()
-	h.Write([]byte(subject))
-	return int(h.Sum32() % handlers)
-}

@@ -177,6 +177,31 @@ func TestAlarmWhoseHandlerFailsComesAgain(t *testing.T) {
 	}
 }
 
+func TestAlarmsThatTakeLongHoldUpNoOthers(t *testing.T) {
+	t.Parallel()
+	c := start(t)
+	end := make(chan struct{})
+	bells, stop := run(t, c, func(a event.Alarm) error {
+		if a.Track != "timer" {
+			<-end
+		}
+		return nil
+	})
+	now := time.Now()
+	for i := range 100 {
+		set(t, c, alarm(fmt.Sprint("dead", i), now))
+	}
+	for range 100 {
+		next(t, bells)
+	}
+	set(t, c, alarm("timer", time.Now()))
+	if b := next(t, bells); b.alarm.Track != "timer" {
+		t.Errorf("went off: %v, want the timer", b.alarm)
+	}
+	close(end)
+	stop()
+}
+
 // A timer sets its next alarm while it handles one: the track never goes silent.
 func TestAlarmIsSetAgainFromItsHandler(t *testing.T) {
 	t.Parallel()

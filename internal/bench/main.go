@@ -40,6 +40,11 @@ var programs = []program{
 	{"idle", "memory and processor time of an idle server with its build daemon", 3 * time.Minute, idle},
 	{"logs", "from a line printed in a container to a follower of its log", 5 * time.Minute, logs},
 	{"webhook", "deliveries of signed pushes to a hook, beside a handler that only checks the signature", 5 * time.Minute, intake},
+	{"push-to-tag", "a signed push webhook until the image has its tag, beside buildctl on the same stock buildkitd", 5 * time.Minute, pushToTag},
+	{"dispatch", "an image resolved to its run begun by an idle worker", 5 * time.Minute, dispatch},
+	{"storm", "one base image that 10,000 tasks are built on", 10 * time.Minute, storm},
+	{"timers", "10,000 timers, of which 1,000 go off in one minute", 10 * time.Minute, timers},
+	{"history", "a server with 100,000 runs and 10,000 tasks", 15 * time.Minute, history},
 	{"trace", "where the time of a cached build goes; for orientation", 3 * time.Minute, trace},
 }
 

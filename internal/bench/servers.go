@@ -119,9 +119,9 @@ type kilnServer struct {
 	url  string
 }
 
-// startKiln starts kiln on a data directory of its own, with its own build daemon if buildkit is
-// empty.
-func (l *lab) startKiln(ctx context.Context, buildkit string) (*kilnServer, error) {
+// startKiln starts kiln on the lab's data directory for it, with its own build daemon if buildkit is
+// empty, and with more flags.
+func (l *lab) startKiln(ctx context.Context, buildkit string, more ...string) (*kilnServer, error) {
 	dir, err := l.mkdir("kiln")
 	if err != nil {
 		return nil, err
@@ -130,6 +130,7 @@ func (l *lab) startKiln(ctx context.Context, buildkit string) (*kilnServer, erro
 	if buildkit != "" {
 		args = append(args, "--buildkit", buildkit, "--buildkit-host-network")
 	}
+	args = append(args, more...)
 	p, err := l.start("kiln serve", exec.CommandContext(context.WithoutCancel(ctx), l.kiln, args...))
 	if err != nil {
 		return nil, err

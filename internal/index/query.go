@@ -232,9 +232,13 @@ func (x *Index) scan(q Query, from row, limit int) []row {
 // read appends the records of rows to list that q selects.
 func (x *Index) read(ctx context.Context, list []run.Run, q *Query, rows []row) ([]run.Run, error) {
 	var scratch []byte
+	whole := context.WithoutCancel(ctx) // the driver watches one that can end, which costs more than reading a record
 	for _, row := range rows {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		var record []byte
-		err := x.records.QueryRowContext(ctx, row.id.String()).Scan(&record)
+		err := x.records.QueryRowContext(whole, row.id.String()).Scan(&record)
 		if errors.Is(err, sql.ErrNoRows) { // removed meanwhile
 			continue
 		}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"kiln/internal/apiclient"
+	"kiln/internal/bus"
+	"kiln/internal/run"
+)
+
+const (
+	historyRuns   = 100_000
+	historyTasks  = 10_000
+	historyMust   = 5   // milliseconds, p99 of a list
+	readyMust     = 2   // seconds
+	historyMemory = 120 // MB
+	historyAsked  = 300 // times, each list
+	historyLimit  = 20  // runs of a list
+)
+
+// history measures a server with much behind it: how soon it is ready after it was stopped and after it
+// was killed, how much memory it has when it has nothing to do, and how long lists of runs take. Those are
+// measured at a client on a connection that is open; nothing is subtracted for that. Runs and tasks are
+// written into the store while the server is down.
+func history(ctx context.Context, l *lab) ([]result, error) {
+	dir, err := l.mkdir("kiln")
+	if err != nil {
+		return nil, err
+	}
+	if err := fillTasks(ctx, dir, "registry.invalid/base:1", historyTasks); err != nil {
+		return nil, err
+	}
+	if err := fillRuns(ctx, dir); err != nil {
+		return nil, err
+	}
+	first, firstList, k, err := l.timeStart(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(k.quiet(ctx), k.stop()); err != nil { // it has looked at its tasks for the first time
+		return nil, err
+	}
+	stopped, stoppedList, k, err := l.timeStart(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.quiet(ctx); err != nil {
+		return nil, err
+	}
+	k.kill()
+	killed, killedList, k, err := l.timeStart(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(k.quiet(ctx), pause(ctx, settle)); err != nil {
+		return nil, err
+	}
+	_, peak, err := k.memory()
+	if err != nil {
+		return nil, err
+	}
+	t, err := readTree(k.cmd.Process.Pid)
+	if err != nil {
+		return nil, err
+	}
+	rss, _, err := k.memory()
+	if err != nil {
+		return nil, err
+	}
+	results := []result{
+		{What: "ready after a stop", Unit: "s", Value: stopped.Seconds(), Must: readyMust, Note: fmt.Sprintf("the first list is answered after %.2f s", stoppedList.Seconds())},
+		{What: "ready after a kill", Unit: "s", Value: killed.Seconds(), Must: readyMust, Note: fmt.Sprintf("the first list is answered after %.2f s", killedList.Seconds())},
+		{What: "ready without an index", Unit: "s", Value: first.Seconds(), Note: fmt.Sprintf("the first list is answered after %.2f s", firstList.Seconds())},
+		{What: "RSS of the server, idle", Unit: "MB", Value: rss, Must: historyMemory, Note: fmt.Sprintf("at most %.0f MB since the start; %s", peak, t)},
+	}
+	lists, err := timeLists(ctx, k)
+	return append(results, lists...), err
+}
+
+// timeStart starts kiln as it comes and returns how long it takes until it is ready, and until it has
+// answered a list.
+func (l *lab) timeStart(ctx context.Context) (ready, answered time.Duration, k *kilnServer, err error) {
+	if err := os.Remove(filepath.Join(l.dir, "kiln", apiclient.ServerFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil, err
+	}
+	begin := time.Now()
+	if k, err = l.startKiln(ctx, "", "--reconcile-every", "24h", "--poll-every", "24h"); err != nil {
+		return 0, 0, nil, err
+	}
+	ready = time.Since(begin)
+	_, err = k.client().Runs(ctx, apiclient.RunsQuery{Limit: 1})
+	return ready, time.Since(begin), k, err
+}
+
+// fillRuns stores a history of runs.
+func fillRuns(ctx context.Context, data string) error {
+	d, err := openDepot(ctx, data, true)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	acks := make([]bus.Ack, historyRuns)
+	for n := range acks {
+		r := pastRun(n)
+		if acks[n], err = d.ReplaceAsync("$KV.runs."+r.ID, 0, r); err != nil {
+			return err
+		}
+	}
+	return settled(ctx, acks)
+}
+
+// pastRun is the n-th run of the history, as they are.
+func pastRun(n int) run.Run {
+	created := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(n) * time.Minute)
+	digest := fmt.Sprintf("sha256:%064x", n)
+	commit := fmt.Sprintf("%08x%032x", uint32(n)*2654435761, n)
+	states := []run.State{run.Succeeded, run.Succeeded, run.Succeeded, run.Failed, run.Succeeded, run.Canceled, run.Succeeded, run.Timeout}
+	causes := []string{run.CauseCommit, run.CauseBase, run.CauseManual, run.CauseTimer, run.CausePull}
+	number := n * 7919 % historyTasks
+	repository := "team/" + taskName(number)
+	source := "https://git.example.com/" + repository + ".git"
+	return run.Run{ID: fmt.Sprintf("r%011d", n), Task: taskName(number), TaskUID: fmt.Sprintf("u%015d", number), State: states[n%len(states)],
+		Lane: causes[n%len(causes)], Created: created, Started: created.Add(time.Second), Finished: created.Add(time.Minute), Attempt: 1,
+		Cause: run.Cause{Kind: causes[n%len(causes)], Reason: "branch main moved to " + commit[:8], Event: fmt.Sprintf("%032x", n), Repository: source,
+			Ref: fmt.Sprint("refs/heads/b", n%50), Commit: commit},
+		Attempts: []run.Attempt{{N: 1, Worker: "w1", Instance: "8d2c1f0a", Assigned: created, Ended: created.Add(time.Minute), Outcome: "Succeeded"}},
+		Spec:     run.Spec{Context: source + "#" + commit, Build: &run.BuildSpec{Images: []string{repository + ":{{.Run.ID}}", repository + ":latest"}}, Timeout: time.Hour},
+		Steps: []run.Step{{ID: "build", Kind: "build", State: run.StepSucceeded, Attempt: 1, Started: created, Finished: created.Add(time.Minute),
+			Output: &run.Output{Digest: digest, Ref: "localhost:7070/kiln-staging/" + repository + "@" + digest}}},
+		Images: []run.Image{{Registry: "localhost:7070", Repository: repository, Tag: fmt.Sprintf("r%011d", n), Digest: digest, Step: "build"},
+			{Registry: "localhost:7070", Repository: repository, Tag: "latest", Digest: digest, Step: "build"}},
+		Bases: []run.Base{{Ref: "docker.io/library/node:22", Digest: digest}, {Ref: fmt.Sprint("docker.io/library/golang:1.", n%300), Digest: digest}}}
+}
+
+// A list is a question for runs.
+type list struct {
+	name string
+	task string // whose runs are asked for, empty for all
+	apiclient.RunsQuery
+}
+
+func lists() []list {
+	r := pastRun(historyRuns / 2)
+	image := r.Images[0]
+	return []list{
+		{"all", "", apiclient.RunsQuery{}},
+		{"before", "", apiclient.RunsQuery{Before: r.ID}},
+		{"prefix", "", apiclient.RunsQuery{Prefix: r.ID[:10]}},
+		{"task", "", apiclient.RunsQuery{Task: r.Task}},
+		{"of a task", r.Task, apiclient.RunsQuery{}},
+		{"status", "", apiclient.RunsQuery{Status: []string{string(run.Timeout), string(run.Canceled)}}},
+		{"status of none", "", apiclient.RunsQuery{Status: []string{string(run.Running)}}},
+		{"cause", "", apiclient.RunsQuery{Cause: run.CauseTimer}},
+		{"since", "", apiclient.RunsQuery{Since: r.Created}},
+		{"until", "", apiclient.RunsQuery{Until: r.Created}},
+		{"commit", "", apiclient.RunsQuery{Commit: r.Cause.Commit[:7]}},
+		{"branch", "", apiclient.RunsQuery{Branch: "b7"}},
+		{"base", "", apiclient.RunsQuery{Base: "node:22"}},
+		{"rare base", "", apiclient.RunsQuery{Base: "golang:1.7"}},
+		{"base of none", "", apiclient.RunsQuery{Base: "alpine:3"}},
+		{"image by tag", "", apiclient.RunsQuery{Image: image.Repository + ":" + image.Tag}},
+		{"image by digest", "", apiclient.RunsQuery{Image: image.Registry + "/" + image.Repository + "@" + image.Digest}},
+		{"contrary filters", "", apiclient.RunsQuery{Base: "node:22", Status: []string{string(run.Timeout)}, Cause: run.CauseTimer, Branch: "b49"}},
+	}
+}
+
+// timeLists asks for every list many times, one after the other.
+func timeLists(ctx context.Context, k *kilnServer) ([]result, error) {
+	c := k.client()
+	var worst result
+	for _, q := range lists() {
+		q.Limit = historyLimit
+		ask := func() ([]run.Run, error) { return c.Runs(ctx, q.RunsQuery) }
+		if q.task != "" {
+			ask = func() ([]run.Run, error) { return c.TaskRuns(ctx, q.task, q.RunsQuery) }
+		}
+		var took []time.Duration
+		found := 0
+		for range historyAsked {
+			begin := time.Now()
+			runs, err := ask()
+			if err != nil {
+				return nil, fmt.Errorf("list %s: %w", q.name, err)
+			}
+			took, found = append(took, time.Since(begin)), len(runs)
+		}
+		s := summarize(took)
+		worst.Note += fmt.Sprintf("%s %.1f (p50 %.1f, %d runs), ", q.name, s.P99, s.P50, found)
+		if s.P99 > worst.Value {
+			worst.What, worst.Value, worst.Kiln = "p99 of the slowest list, "+q.name, s.P99, &s
+		}
+	}
+	worst.Unit, worst.Must = "ms", historyMust
+	worst.Note = "p99 of each, in ms: " + worst.Note + "at a client on loopback"
+	return []result{worst}, nil
+}

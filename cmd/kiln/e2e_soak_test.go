@@ -19,14 +19,7 @@ import (
 // again. Every run must end once and well, its tag must hold what its record says, and nothing may be
 // left. KILN_SOAK_KILLS is the number of kills, 20 if it is not set.
 func TestSoak(t *testing.T) {
-	kills := 20
-	if v := os.Getenv("KILN_SOAK_KILLS"); v != "" {
-		n, err := strconv.Atoi(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		kills = n
-	}
+	kills := soakKills(t)
 	s := startServer(t, "--parallel", "4")
 	var ids []string
 	for i := range kills {
@@ -54,6 +47,28 @@ func TestSoak(t *testing.T) {
 	}
 	s.stop()
 	checkNothingLeft(t, s)
+}
+
+// soakKills is how often a server is killed.
+func soakKills(t *testing.T) int {
+	t.Helper()
+	v := os.Getenv("KILN_SOAK_KILLS")
+	if v == "" {
+		return 20
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 0 {
+		t.Fatalf("KILN_SOAK_KILLS is %q, want a number", v)
+	}
+	return n
+}
+
+// TestSoakNothingLostNothingTwice is the long form of TestNothingLostNothingTwice: 50 events for each kill.
+func TestSoakNothingLostNothingTwice(t *testing.T) {
+	c := newChaos(t, 12)
+	kills := soakKills(t)
+	c.happen(max(150, 50*kills), kills)
+	c.check(c.settle())
 }
 
 // submit starts the nth run.

@@ -48,6 +48,9 @@ type Bus struct {
 	js  jetstream.JetStream
 	log *slog.Logger
 
+	dir     string // on the disk of which reserve bytes stay free; see Reserve
+	reserve int64
+
 	streams sync.Map // name to jetstream.Stream: asking for one costs a round trip
 }
 
@@ -196,6 +199,9 @@ func (b *Bus) ReplaceAsync(subject string, last uint64, v any) (Ack, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := b.room(); err != nil {
+		return nil, err
+	}
 	return b.js.PublishAsync(subject, data, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithStallWait(30*time.Second))
 }
 
@@ -209,6 +215,9 @@ func (b *Bus) publish(ctx context.Context, subject string, v any, opts ...jetstr
 		if data, err = json.Marshal(v); err != nil {
 			return 0, err
 		}
+	}
+	if err := b.room(); err != nil {
+		return 0, fmt.Errorf("publish %s: %w", subject, err)
 	}
 	ack, err := b.js.Publish(ctx, subject, data, opts...)
 	if err != nil {
@@ -224,6 +233,9 @@ type Ack = jetstream.PubAckFuture
 func (b *Bus) PublishAsync(subject, id string, v any) (Ack, error) {
 	data, err := json.Marshal(v)
 	if err != nil {
+		return nil, err
+	}
+	if err := b.room(); err != nil {
 		return nil, err
 	}
 	opts := []jetstream.PublishOpt{jetstream.WithStallWait(30 * time.Second)}

@@ -18,6 +18,7 @@ import (
 // concurrent use.
 type Creator struct {
 	nc     *nats.Conn
+	room   func() error
 	sub    *nats.Subscription
 	prefix string // of the subjects that acknowledgements come by
 
@@ -29,7 +30,7 @@ type Creator struct {
 
 // Creator returns a new Creator, which the caller closes.
 func (b *Bus) Creator() (*Creator, error) {
-	c := &Creator{nc: b.nc, prefix: b.nc.NewInbox() + ".", waiting: map[uint64]chan error{}}
+	c := &Creator{nc: b.nc, room: b.room, prefix: b.nc.NewInbox() + ".", waiting: map[uint64]chan error{}}
 	var err error
 	if c.sub, err = b.nc.Subscribe(c.prefix+"*", c.acknowledged); err != nil {
 		return nil, fmt.Errorf("acknowledgements: %w", err)
@@ -45,6 +46,9 @@ var firstOnly = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 
 // Create stores data as the first message of subject, or returns ErrConflict if there is one.
 func (c *Creator) Create(ctx context.Context, subject string, data []byte) error {
+	if err := c.room(); err != nil {
+		return fmt.Errorf("publish %s: %w", subject, err)
+	}
 	n, done := c.register()
 	err := c.nc.PublishMsg(&nats.Msg{Subject: subject, Reply: c.prefix + strconv.FormatUint(n, 36), Header: firstOnly, Data: data})
 	if err == nil {

@@ -38,10 +38,35 @@ func (s *Scheduler) announce(ctx context.Context) error {
 		a := announcement{message: m}
 		var r run.Run
 		if m.Decode(&r) == nil && r.ID != "" { // a record that was removed has no content
+			s.yield(ctx, r)
 			a.ack, a.err = s.tell(r, time.Now())
 		}
 		pending <- a
 	})
+}
+
+// yieldFor is how long what nobody waits for is left for later, after a run's state was stored: whoever
+// waits for that state comes first.
+const yieldFor = 30 * time.Millisecond
+
+// yield returns when a change that makes an event is yieldFor old.
+func (s *Scheduler) yield(ctx context.Context, r run.Run) {
+	if typ, at := change(r); typ != "" {
+		pause(ctx, min(yieldFor, yieldFor-time.Since(at)))
+	}
+}
+
+// pause waits for d, or until ctx is done.
+func pause(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }
 
 // An announcement is a message of the stream of records whose event is being published, if it has one.

@@ -232,6 +232,7 @@ func (s *Scheduler) cleanUp(ctx context.Context, r run.Run) error {
 	if len(r.Attempts) == 0 {
 		return nil
 	}
+	pause(ctx, yieldFor)
 	if err := s.Fence.FinishRun(ctx, r.ID); err != nil {
 		return err
 	}

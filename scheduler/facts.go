@@ -3,6 +3,7 @@ package scheduler
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -95,8 +96,8 @@ func decodeData(ev event.Event, v any) error {
 // unknownRun decides what to do with a wish about a run that is not active: nothing if it has ended,
 // wait a while if its decision may still be on the way.
 func (s *Scheduler) unknownRun(ctx context.Context, id string, asked, now time.Time) error {
-	if _, _, err := s.Store.Runs.Get(ctx, id); err == nil {
-		return nil
+	if _, _, err := s.Store.Runs.Get(ctx, id); !errors.Is(err, store.ErrNotFound) {
+		return err
 	}
 	if now.Sub(asked) > time.Minute {
 		return fmt.Errorf("%w: no run %s", bus.ErrPoison, id)

@@ -12,6 +12,7 @@ import (
 	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/secret"
+	"kiln/internal/store"
 	"kiln/scheduler"
 )
 
@@ -44,8 +45,15 @@ func TestDecidedRunIsAssignedAndItsEndIsStored(t *testing.T) {
 		t.Errorf("stored when the worker has its assignment: %+v, %v, want attempt 1 Started on i1", r, err)
 	}
 	checkSealed(t, w, as)
-	if l, _, err := s.store.Leases.Get(t.Context(), event.LeaseKey("ra", 1)); err != nil || l != (event.Lease{Attempt: 1, Worker: "one", Instance: "i1"}) {
-		t.Errorf("lease %+v, %v", l, err)
+	var lease event.Lease // it comes at the same time as the assignment
+	err = s.store.Leases.Watch(t.Context(), event.LeaseKey("ra", 1), func(e *store.Entry[event.Lease]) bool {
+		if e != nil {
+			lease = e.Value
+		}
+		return e == nil
+	})
+	if err != nil || lease != (event.Lease{Attempt: 1, Worker: "one", Instance: "i1"}) {
+		t.Errorf("lease %+v, %v", lease, err)
 	}
 	s.wantFence(t, "ra", 0, registry.ErrFenced)
 	s.wantFence(t, "ra", 1, registry.ErrManifestUnknown)

@@ -25,7 +25,7 @@ func (d *Decider) attach(p *pass, dec *event.Decision) {
 		moved.Context = c.String()
 		t = &moved
 	}
-	spec, err := t.Spec(task.Inputs{Commit: cause.Commit, Ref: cause.Ref, Pins: d.pins(p.task.UID, made.Pin.Bases), Restricted: made.Restricted})
+	spec, err := t.Spec(task.Inputs{Commit: cause.Commit, Ref: cause.Ref, Pins: d.pins(p.task.UID, made.Pin.Bases, made.Restricted), Restricted: made.Restricted})
 	if err != nil {
 		made.Kind, made.Reason, made.Run = decide.Blocked, err.Error(), ""
 		made.Supersedes = nil
@@ -74,16 +74,25 @@ func (p *pass) cause(dec *event.Decision) run.Cause {
 	return c
 }
 
-// pins returns the digests of those images that the task is built on, as far as is known.
-func (d *Decider) pins(uid string, digests map[string]string) map[string]string {
+// pins returns the digests of those images that the task is built on, as far as is known. Those that its
+// files give by digest are left out, but for a restricted run, which may read nothing else.
+func (d *Decider) pins(uid string, digests map[string]string, restricted bool) map[string]string {
 	var pins map[string]string
 	for _, b := range d.cat.linksOf(uid).Bases {
-		if digest := digests[b.Name]; digest != "" && !b.Pinned {
-			if pins == nil {
-				pins = map[string]string{}
+		digest := digests[b.Name]
+		if b.Pinned {
+			digest = ""
+			if restricted {
+				digest = graph.Name(b.Name).Digest()
 			}
-			pins[b.Name] = digest
 		}
+		if digest == "" {
+			continue
+		}
+		if pins == nil {
+			pins = map[string]string{}
+		}
+		pins[b.Name] = digest
 	}
 	return pins
 }

@@ -161,7 +161,7 @@ func (d *Decider) wanted(ctx context.Context, e *entry, req event.RunRequested) 
 	}
 	pin := last.State.Observed
 	pin.Definition = e.hash
-	if in.Pins = d.pins(e.task.UID, pin.Bases); len(req.Spec.Pins) > 0 { // of the run that is repeated
+	if in.Pins = d.pins(e.task.UID, pin.Bases, false); len(req.Spec.Pins) > 0 { // of the run that is repeated
 		in.Pins, pin.Bases = req.Spec.Pins, req.Spec.Pins
 	}
 	if !e.git() {

@@ -48,6 +48,7 @@ type rig struct {
 	mirrors *git.Mirrors
 	reg     *registrytest.Registry
 	every   time.Duration
+	idle    bool // nothing is admitted until the test says so
 	stop    func()
 	d       *triggers.Decider
 	events  atomic.Int64
@@ -83,6 +84,10 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) start() {
 	r.t.Helper()
+	if !r.idle {
+		r.idle = true
+		r.admit()
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("TRIGGERS_LOG") != "" {
@@ -102,6 +107,35 @@ func (r *rig) start() {
 		r.stop = func() {}
 	}
 	r.t.Cleanup(func() { r.stop() })
+}
+
+// admit reads decisions as the scheduler does, and returns what tells the runs so far.
+func (r *rig) admit() func() []run.Run {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	var mu sync.Mutex
+	var runs []run.Run
+	go func() {
+		defer close(done)
+		err := r.bus.Consume(ctx, bus.Consumer{Stream: bus.StreamDecisions, Name: "scheduler", Filter: event.SubjectDecisions}, func(m bus.Message) {
+			var d event.Decision
+			err := m.Decode(&d)
+			if mu.Lock(); err == nil && d.Made.Kind == decide.Run && d.Run != nil {
+				runs = append(runs, *d.Run)
+			}
+			mu.Unlock()
+			m.Settle(err)
+		})
+		if err != nil {
+			r.t.Error(err)
+		}
+	}()
+	r.t.Cleanup(func() { cancel(); <-done })
+	return func() []run.Run {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(runs)
+	}
 }
 
 // relay publishes what is pushed to the registry, as a server does.

@@ -301,8 +301,12 @@ func (d *Decider) write(ctx context.Context, p *pass) error {
 		return nil
 	}
 	var err error
+	subject := event.DecisionSubject(p.task.UID, p.track.Key())
+	if err := d.backlog.admit(ctx, d.Bus, subject, p.seq); err != nil {
+		return err
+	}
 	p.made = dec
-	p.ack, err = d.Bus.ReplaceAsync(event.DecisionSubject(p.task.UID, p.track.Key()), p.seq, dec)
+	p.ack, err = d.Bus.ReplaceAsync(subject, p.seq, dec)
 	return err
 }
 

@@ -67,6 +67,7 @@ type Decider struct {
 	generations sync.Map // UID to *atomic.Uint64
 	sweeping    sync.Mutex
 	lately      recent
+	backlog     backlog
 
 	begin  sync.Once
 	loaded chan struct{} // closed when the catalog is there

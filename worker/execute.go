@@ -138,6 +138,9 @@ func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 		Credentials: a.credentials, Secrets: map[string][]byte{}, CacheScope: a.cacheScope(),
 		OwnFrontend: a.run.Spec.Restricted,
 	}
+	if a.run.Spec.Restricted {
+		cfg.Images = a.mayUse
+	}
 	if src != nil {
 		cfg.Source, cfg.SourceKey = src, src.Key()
 	}

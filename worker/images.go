@@ -103,6 +103,18 @@ func (im *images) find(name string) (builtImage, bool) {
 	return b, ok
 }
 
+// staged reports whether ref, with its digest, is that of an image of this run.
+func (im *images) staged(ref string) bool {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for _, b := range im.built {
+		if b.output.Ref == ref {
+			return true
+		}
+	}
+	return false
+}
+
 // contexts returns every name built so far with the reference of what is staged under it.
 func (im *images) contexts() map[string]string {
 	im.mu.Lock()

@@ -109,7 +109,8 @@ func (a *attempt) solve(ctx context.Context, b solve.Build) (solve.Built, error)
 // no part of a key, so a build that could read one is not; nor is one that reads what steps wrote.
 func (a *attempt) repeatable(b solve.Build) bool {
 	login := a.run.TaskUID == "" && len(a.secrets.Logins) > 0 // of a task, its scope is in the key
-	return a.w.Resolver != nil && a.identity != "" && !login && len(a.config.Secrets) == 0 && !b.NoCache && !b.FromWorkspace
+	// What others have built a restricted run might not be allowed to read, and others need not trust it.
+	return !a.run.Spec.Restricted && a.w.Resolver != nil && a.identity != "" && !login && len(a.config.Secrets) == 0 && !b.NoCache && !b.FromWorkspace
 }
 
 // stillTrue reports whether a build of b would find what the one that made built has found: each base

@@ -80,6 +80,7 @@ func TestSessionsAddNothingToABuild(t *testing.T) {
 		"Run": "names the containers' host", "Attempt": "for messages", "Source": "its identity is in the key",
 		"SourceKey": "what is transferred", "Registry": "the worker's own", "Insecure": "how the registry is spoken to",
 		"Credentials": "of a task, whose name is in the key; not repeatable with any else", "CacheScope": "in the key", "OwnFrontend": "of strangers' pull requests, whose scope is in the key", "Secrets": "not repeatable with any",
+		"Images": "of restricted runs, which are not repeatable",
 	}
 	for f := range reflect.TypeFor[solve.SessionConfig]().Fields() {
 		if accounted[f.Name] == "" {

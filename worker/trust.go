@@ -55,17 +55,21 @@ const tokenUser = "<token>"
 // hubHosts are names of Docker Hub, as tools and people write them.
 var hubHosts = []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
 
+// LoginHosts returns the names that a registry's login may be stored under.
+func LoginHosts(host string) []string {
+	if slices.Contains(hubHosts, host) {
+		return slices.Clone(hubHosts)
+	}
+	return []string{host}
+}
+
 // credentials returns the user and password for a registry, both empty for anonymous. A password without
 // a user is an identity token. A login is used for the host that it names and for no other.
 func (a *attempt) credentials(host string) (user, password string) {
 	if a.images.ours(host) {
 		return "kiln", a.token
 	}
-	hosts := []string{host}
-	if slices.Contains(hubHosts, host) {
-		hosts = hubHosts
-	}
-	for _, h := range hosts {
+	for _, h := range LoginHosts(host) {
 		if l, ok := a.secrets.Logins[h]; ok {
 			if l.User == tokenUser {
 				return "", l.Password

@@ -106,6 +106,9 @@ func TestRestrictedRunsGetNoSecretsAndPushNothing(t *testing.T) {
 	if !s.cfg.OwnFrontend {
 		t.Error("a stranger's Dockerfile may bring its own frontend")
 	}
+	if s.cfg.Images == nil || s.cfg.Images(g.reg.Host+"/team/private:1") || !s.cfg.Images("docker.io/library/node:22") {
+		t.Error("a stranger's run may use any image of the co-located registry, or none of others")
+	}
 	if scopes[0] == "" || s.cfg.CacheScope != scopes[0] {
 		t.Errorf("scope of the source is %q, of caches %q", scopes[0], s.cfg.CacheScope)
 	}

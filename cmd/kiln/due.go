@@ -27,7 +27,8 @@ func (n *node) openDecider(context.Context) error {
 			aliases[a] = n.host
 		}
 	}
-	n.images = &watch.Watcher{Store: n.store, Bus: n.bus, Local: digests{n.registry}, Registry: n.host, Every: n.cfg.pollEvery, Log: n.log}
+	n.images = &watch.Watcher{Store: n.store, Bus: n.bus, Local: digests{n.registry}, Registry: n.host, Every: n.cfg.pollEvery, Log: n.log,
+		Dial: n.forgeGuard().Dial, Login: (&logins{tasks: n.store.Tasks.List, secrets: n.secrets(), log: n.log}).of}
 	n.decider = &triggers.Decider{Bus: n.bus, Store: n.store, Mirrors: n.mirrors, Clock: &alarms.Clock{Bus: n.bus, Log: n.log},
 		Images: n.images, Registry: n.host, Aliases: aliases, Secret: n.secrets().Value, Every: n.cfg.reconcileEvery, Log: n.log}
 	return nil

@@ -40,8 +40,10 @@ import (
 )
 
 const (
-	leaseTTL  = 15 * time.Second
-	tokenLife = 24 * time.Hour // of an attempt's registry token, beyond the run's time limit
+	leaseTTL = 15 * time.Second
+	// diskReserve is how much room on the data directory's disk messages leave, in bytes.
+	diskReserve = 32 << 20
+	tokenLife   = 24 * time.Hour // of an attempt's registry token, beyond the run's time limit
 )
 
 // A node is a server: every component in one process, on one data directory.
@@ -192,6 +194,7 @@ func (n *node) openBus(ctx context.Context) error {
 	if n.bus, err = bus.Open(ctx, nc, n.log); err != nil {
 		return err
 	}
+	n.bus.Reserve(n.cfg.data, diskReserve)
 	if n.store, err = store.Open(ctx, n.bus.JetStream(), leaseTTL); err != nil {
 		return err
 	}
@@ -328,9 +331,13 @@ func (n *node) openScheduler(context.Context) error {
 // mint makes the token with which an attempt reads from the registry and stages its images. All
 // attempts of an hour get the same one: a build daemon asks the client once for each set of credentials
 // that it has lately seen for a host, so a token of each run's own would make every build slower than
-// the one before.
+// the one before. That of a restricted run reads what the run may and nothing else.
 func (n *node) mint(r run.Run) (string, error) {
-	return n.keys.Mint(stagingAccess("runs", time.Now().UTC().Add(r.Spec.Timeout+tokenLife).Truncate(time.Hour)))
+	p := stagingAccess("runs", time.Now().UTC().Add(r.Spec.Timeout+tokenLife).Truncate(time.Hour))
+	if r.Spec.Restricted {
+		p.Name, p.Pull = "restricted runs", worker.Readable(r.Spec, append([]string{n.host}, n.aliases...)...)
+	}
+	return n.keys.Mint(p)
 }
 
 // stagingAccess is the right to read images and to stage some.
@@ -399,7 +406,7 @@ func (a registryAccess) Authorize(r *http.Request, repository string, action reg
 	case p.Role == auth.RoleAdmin:
 		allowed = true
 	case action == registry.Pull:
-		allowed = true
+		allowed = p.MayPull(repository)
 	case action == registry.Push:
 		allowed = p.MayPush(repository)
 	}

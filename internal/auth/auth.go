@@ -35,13 +35,26 @@ type Principal struct {
 	Name string `json:"sub"`
 	Role Role   `json:"role"`
 	// Push lists the repositories a run may push to; one that ends in "*" stands for all that begin so.
-	Push    []string  `json:"push,omitempty"`
+	Push []string `json:"push,omitempty"`
+	// Pull lists the repositories a run may pull from, written as those of Push. Nil stands for all.
+	Pull    []string  `json:"pull,omitzero"`
 	Expires time.Time `json:"exp"`
 }
 
 // MayPush reports whether p may push to the repository.
 func (p Principal) MayPush(repository string) bool {
-	return p.Role == RoleAdmin || slices.ContainsFunc(p.Push, func(allowed string) bool {
+	return p.Role == RoleAdmin || listed(p.Push, repository)
+}
+
+// MayPull reports whether p may pull from the repository. The empty one stands for the registry as such:
+// whoever is known may ask whether it is there.
+func (p Principal) MayPull(repository string) bool {
+	return p.Role == RoleAdmin || p.Pull == nil || repository == "" || listed(p.Pull, repository)
+}
+
+// listed reports whether one of the patterns stands for the repository.
+func listed(patterns []string, repository string) bool {
+	return slices.ContainsFunc(patterns, func(allowed string) bool {
 		prefix, open := strings.CutSuffix(allowed, "*")
 		return allowed == repository || open && strings.HasPrefix(repository, prefix)
 	})

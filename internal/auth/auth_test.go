@@ -34,6 +34,32 @@ func TestAdminTokenIsKeptInAPrivateFile(t *testing.T) {
 	}
 }
 
+func TestPull(t *testing.T) {
+	keys, err := auth.Load(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for _, c := range []struct {
+		pull    []string
+		repo    string
+		allowed bool
+	}{
+		{nil, "team/app", true}, {[]string{}, "team/app", false}, {[]string{}, "", true},
+		{[]string{"team/app", "kiln/*"}, "team/app", true}, {[]string{"team/app", "kiln/*"}, "kiln/x", true},
+		{[]string{"team/app", "kiln/*"}, "team/app2", false}, {[]string{"team/app", "kiln/*"}, "team", false},
+	} {
+		token, err := keys.Mint(auth.Principal{Name: "r", Role: auth.RoleRun, Pull: c.pull, Expires: now.Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := keys.Verify(token, now)
+		if err != nil || p.MayPull(c.repo) != c.allowed {
+			t.Errorf("pull %v of %q is allowed: %t, %v; want %t", c.pull, c.repo, p.MayPull(c.repo), err, c.allowed)
+		}
+	}
+}
+
 func TestForgedTokens(t *testing.T) {
 	now := time.Now()
 	keys, err := auth.Load(t.TempDir())

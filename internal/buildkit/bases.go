@@ -28,8 +28,9 @@ const (
 // asks twice for each: as the Dockerfile names it, and with the digest that it resolved to, whether
 // or not the steps that use it are cached.
 type baseRecorder struct {
-	own    map[string]bool // references of the run's own images
-	pinned map[string]string
+	own     map[string]bool // references of the run's own images
+	pinned  map[string]string
+	allowed func(ref string) bool // what else may be used; nil means anything
 
 	mu     sync.Mutex
 	bases  map[run.Base]bool
@@ -37,8 +38,8 @@ type baseRecorder struct {
 	more   bool            // there were other sources than images and what the session sends
 }
 
-func newBaseRecorder(images, pins map[string]string) *baseRecorder {
-	r := &baseRecorder{own: map[string]bool{}, pinned: pins, bases: map[run.Base]bool{}, tagged: map[string]bool{}}
+func newBaseRecorder(images, pins map[string]string, allowed func(ref string) bool) *baseRecorder {
+	r := &baseRecorder{own: map[string]bool{}, pinned: pins, allowed: allowed, bases: map[run.Base]bool{}, tagged: map[string]bool{}}
 	for _, ref := range images {
 		r.own[ref] = true
 	}
@@ -48,6 +49,9 @@ func newBaseRecorder(images, pins map[string]string) *baseRecorder {
 func (r *baseRecorder) check(_ context.Context, req *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
 	source := req.GetSource().GetSource()
 	image, ok := strings.CutPrefix(source.GetIdentifier(), imageScheme)
+	if !r.mayUse(source.GetIdentifier()) {
+		return denied(cmp.Or(image, source.GetIdentifier())), nil, nil
+	}
 	switch {
 	case ok && !r.own[image]:
 		r.add(image)
@@ -62,6 +66,34 @@ func (r *baseRecorder) check(_ context.Context, req *policysession.CheckPolicyRe
 		r.mu.Unlock()
 	}
 	return &policysession.DecisionResponse{Action: spb.PolicyAction_ALLOW}, nil, nil
+}
+
+// openSchemes are those of sources that hold nothing of a registry's.
+var openSchemes = []string{localScheme, "git://", "http://", "https://"}
+
+// mayUse decides about a source where not any image may be used. The daemon may read more of a registry
+// than the session, so what the registry would say to the session is not relied on.
+func (r *baseRecorder) mayUse(identifier string) bool {
+	image, ok := strings.CutPrefix(identifier, imageScheme)
+	switch {
+	case r.allowed == nil:
+		return true
+	case ok:
+		return r.own[image] || r.allowed(image)
+	}
+	return slices.ContainsFunc(openSchemes, func(scheme string) bool { return strings.HasPrefix(identifier, scheme) })
+}
+
+// denied is the decision about an image that must not be used.
+func denied(image string) *policysession.DecisionResponse {
+	return &policysession.DecisionResponse{Action: spb.PolicyAction_DENY,
+		DenyMessages: []*policysession.DenyMessage{{Message: refusal(image)}}}
+}
+
+// refusal says that a session must not use an image.
+func refusal(image string) string {
+	return "image " + image + ": this run may not use it: it is of a pull request from outside of the repository, " +
+		"and reads of this server's registry only the base images that the task is known to be built on"
 }
 
 func (r *baseRecorder) add(image string) {

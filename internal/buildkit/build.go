@@ -51,7 +51,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 	if err != nil {
 		return solve.Built{}, err
 	}
-	bases := newBaseRecorder(b.Images, b.Pins)
+	bases := newBaseRecorder(b.Images, b.Pins, s.cfg.Images)
 	vertices := &vertexNames{names: map[string]string{}}
 	status := make(chan *client.SolveStatus)
 	var forwarded sync.WaitGroup

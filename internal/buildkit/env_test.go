@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 func TestSession(t *testing.T) {
 	e := newEnv(t)
 	for name, test := range map[string]func(*testing.T, *env){
-		"build": testBuild, "run": testRun, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials,
+		"build": testBuild, "run": testRun, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials, "allowed images": testAllowedImages,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}

@@ -10,6 +10,7 @@ import (
 
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 
@@ -130,6 +131,9 @@ func fromVertex(err error) bool {
 func (s *runSession) stepFailure(err error, vertices *vertexNames) *solve.StepError {
 	out := &solve.StepError{ExitCode: -1, Source: sourceOf(err)}
 	reason := tidy(s.redact.String(oneLine(err.Error())))
+	if denials := policysession.DenyMessages(err); len(denials) > 0 {
+		reason = denials[0].GetMessage()
+	}
 	var exit *gatewaypb.ExitError
 	if errors.As(err, &exit) {
 		out.ExitCode = int(exit.ExitCode)

@@ -46,6 +46,9 @@ func (g *gateway) image(ctx context.Context, ref string) (*image, error) {
 	if err != nil {
 		return nil, stepError("image %q: %v", ref, err)
 	}
+	if may := g.session.cfg.Images; may != nil && !may(named.String()) {
+		return nil, stepError("%s", refusal(named.String()))
+	}
 	return g.images.entry(named.String()).get(ctx, func(ctx context.Context) (*image, error) {
 		img, err := g.pull(ctx, named)
 		if err != nil {

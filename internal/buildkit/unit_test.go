@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
 	"github.com/tonistiigi/fsutil"
 	"github.com/tonistiigi/fsutil/types"
@@ -177,7 +178,7 @@ func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
 		{nil, false, 0},
 	} {
 		r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest},
-			map[string]string{"docker.io/library/pinned:1": digest})
+			map[string]string{"docker.io/library/pinned:1": digest}, nil)
 		req := &policysession.CheckPolicyRequest{Source: &gatewaypb.ResolveSourceMetaResponse{Source: c.source}}
 		if _, _, err := r.check(t.Context(), req); err != nil {
 			t.Fatal(err)
@@ -185,6 +186,24 @@ func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
 		var got solve.Built
 		if r.fill(&got); got.Closed != c.closed || len(got.Tagged) != c.tagged {
 			t.Errorf("%v: closed is %t with %q by tag, want %t with %d", c.source, got.Closed, got.Tagged, c.closed, c.tagged)
+		}
+	}
+}
+
+func TestOnlyAllowedImagesAreUsed(t *testing.T) {
+	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+	r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest}, nil,
+		func(ref string) bool { return ref == "docker.io/library/node:22" })
+	for identifier, allowed := range map[string]bool{
+		"local://context": true, "https://example.com/x": true, "git://example.com/x.git": true,
+		"docker-image://docker.io/library/node:22": true, "docker-image://host/own" + digest: true,
+		"docker-image://host/private:1": false, "docker-image://host/own:1": false,
+		"docker-image+blob://host/private" + digest: false, "oci-layout://host/private" + digest: false, "new://host/private": false,
+	} {
+		req := &policysession.CheckPolicyRequest{Source: &gatewaypb.ResolveSourceMetaResponse{Source: &pb.SourceOp{Identifier: identifier}}}
+		resp, _, err := r.check(t.Context(), req)
+		if err != nil || (resp.Action == spb.PolicyAction_ALLOW) != allowed {
+			t.Errorf("%s: %v, %v; allowed should be %t", identifier, resp, err, allowed)
 		}
 	}
 }

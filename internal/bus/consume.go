@@ -178,3 +178,17 @@ func (b *Bus) Signal(subject string, v any) error {
 	}
 	return b.nc.Publish(subject, data)
 }
+
+// Settled reports whether a durable reader of a stream has settled every message that it reads up to a
+// sequence. One that does not exist has settled none.
+func (b *Bus) Settled(ctx context.Context, stream, name string, seq uint64) (bool, error) {
+	c, err := b.js.Consumer(ctx, stream, name)
+	if errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("reader %s of %s: %w", name, stream, err)
+	}
+	info := c.CachedInfo()
+	return info.AckFloor.Stream >= seq || info.NumPending == 0 && info.NumAckPending == 0, nil
+}

@@ -66,6 +66,10 @@ type SessionConfig struct {
 	// OwnFrontend has every Dockerfile read by the engine's own frontend, whatever image its syntax line or
 	// BUILDKIT_SYNTAX names: such an image decides what is built, and need not keep to the CacheScope.
 	OwnFrontend bool
+	// Images reports whether the session may use the image at a reference, normalised as those of
+	// Build.Images, besides those themselves. What it refuses makes the step fail that names it. Nil means
+	// that it may use any.
+	Images func(ref string) bool
 	// Secrets are the values that a build may mount, by ID. The session never logs them.
 	Secrets map[string][]byte
 }

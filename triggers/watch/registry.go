@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -230,10 +231,14 @@ func (g *guard) RoundTrip(r *http.Request) (*http.Response, error) {
 func (g *guard) CloseIdleConnections() { (&http.Client{Transport: g.inner}).CloseIdleConnections() }
 
 // newTransport returns a transport whose every wait is bounded.
-func newTransport() http.RoundTripper {
-	return &http.Transport{
+func newTransport(dial func(ctx context.Context, network, address string) (net.Conn, error)) http.RoundTripper {
+	t := &http.Transport{
 		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, MaxIdleConns: 64, MaxIdleConnsPerHost: 4,
 		IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second, ResponseHeaderTimeout: 20 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 	}
+	if dial != nil { // which decides by the address: a proxy would hide that
+		t.Proxy, t.DialContext = nil, dial
+	}
+	return t
 }

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"regexp"
 	"strings"
@@ -67,8 +68,11 @@ type Watcher struct {
 	Login func(ctx context.Context, host string) (user, password string, err error)
 	// Allow refuses hosts (host:port, as connected to) that requests must not go to, those for tokens
 	// and redirects included. Nil means that all are allowed.
-	Allow     func(host string) error
-	Transport http.RoundTripper // nil means one of the Watcher's own
+	Allow func(host string) error
+	// Dial connects to registries and to what they refer to, in place of a plain dialer and of the proxies
+	// that the environment names.
+	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
+	Transport http.RoundTripper // nil means one of the Watcher's own, which uses Dial
 	Log       *slog.Logger
 
 	once   sync.Once
@@ -88,7 +92,7 @@ func (w *Watcher) init() {
 		w.images, w.hosts = map[graph.Name]*image{}, map[string]*host{}
 		w.client = &guard{inner: w.Transport, allow: w.Allow}
 		if w.Transport == nil {
-			w.client = &guard{inner: newTransport(), allow: w.Allow}
+			w.client = &guard{inner: newTransport(w.Dial), allow: w.Allow}
 		}
 		if w.Every <= 0 {
 			w.Every = DefaultEvery

@@ -75,6 +75,7 @@ type chaos struct {
 	digests map[string]string // of base images, by canonical name
 	events  int
 	kills   int
+	down    bool // the server is: what is to be delivered waits
 	died    time.Time
 
 	window []delivery
@@ -356,10 +357,12 @@ func (c *chaos) crash(i int) {
 	}
 	c.kills++
 	pushing.Wait()
+	c.down = true
 	for j := range c.rnd.IntN(4) {
 		c.push(1_000_000 + i*10 + j)
 	}
 	c.start()
+	c.down = false
 	c.died = time.Now()
 	if f.base != "" {
 		c.moveBase(f, version)

@@ -98,7 +98,7 @@ func (c *chaos) deliver(d delivery) {
 		return
 	}
 	c.window = append(c.window, slices.Repeat([]delivery{d}, 1+c.rnd.IntN(5))...)
-	for len(c.window) > windowSize {
+	for len(c.window) > windowSize && !c.down {
 		c.deliverOne()
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"kiln/internal/netguard"
 )
 
 func TestParseContext(t *testing.T) {
@@ -106,8 +108,8 @@ func TestPublicAddresses(t *testing.T) {
 		"::1": false, "10.1.2.3": false, "172.16.0.1": false, "192.168.1.1": false, "169.254.169.254": false, "100.100.100.200": false,
 		"0.0.0.0": false, "::": false, "::ffff:10.0.0.1": false, "fd00::1": false, "fe80::1%eth0": false, "ff02::1": false, "224.0.0.1": false,
 		"255.255.255.255": false, "64:ff9b::a00:1": false, "2002:7f00:1::": false, "::7f00:1": false, "198.18.0.1": false} {
-		if got := public(netip.MustParseAddr(addr)); got != want {
-			t.Errorf("public(%s) = %v", addr, got)
+		if got := netguard.Public(netip.MustParseAddr(addr)); got != want {
+			t.Errorf("netguard.Public(%s) = %v", addr, got)
 		}
 	}
 }

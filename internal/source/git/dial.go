@@ -7,44 +7,11 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"kiln/internal/netguard"
 )
 
 const dialTimeout = 15 * time.Second
-
-// notPublic are networks that the standard library's predicates do not cover: shared, benchmark,
-// documentation and reserved ones, and those that embed an IPv4 address that somebody translates.
-var notPublic = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("100.64.0.0/10"),
-	netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("192.0.2.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("198.51.100.0/24"),
-	netip.MustParsePrefix("203.0.113.0/24"),
-	netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("::/96"),
-	netip.MustParsePrefix("64:ff9b::/96"),
-	netip.MustParsePrefix("64:ff9b:1::/48"),
-	netip.MustParsePrefix("100::/64"),
-	netip.MustParsePrefix("2001::/32"),
-	netip.MustParsePrefix("2001:db8::/32"),
-	netip.MustParsePrefix("2002::/16"),
-	netip.MustParsePrefix("fec0::/10"),
-}
-
-// public reports whether an address belongs to the internet at large.
-func public(addr netip.Addr) bool {
-	addr = addr.Unmap().WithZone("")
-	if !addr.IsGlobalUnicast() || addr.IsPrivate() {
-		return false
-	}
-	for _, p := range notPublic {
-		if p.Contains(addr) {
-			return false
-		}
-	}
-	return true
-}
 
 // dial connects to host:port. The address is checked after the name was resolved and directly before
 // it is used, for every address that is tried.
@@ -66,7 +33,7 @@ func (m *Mirrors) checkAddress(host, resolved string) error {
 		return fmt.Errorf("%w: address %s", ErrRefused, resolved)
 	}
 	addr := ap.Addr().Unmap()
-	if public(addr) || m.cfg.Allow != nil && m.cfg.Allow(host, addr) {
+	if netguard.Public(addr) || m.cfg.Allow != nil && m.cfg.Allow(host, addr) {
 		return nil
 	}
 	return fmt.Errorf("%w: %s is at %s, a loopback, link-local or private address; the server's configuration may allow it",

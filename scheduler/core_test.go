@@ -69,7 +69,7 @@ func TestLostAttemptKeepsBuildsAndRepeatsCmds(t *testing.T) {
 	c.join(member1(1), t0)
 	c.admit(decided("ra"), t0)
 	c.assign(t0)
-	c.report(event.Report{Run: "ra", Attempt: 1, Time: t0, Begun: true, Steps: []run.Step{
+	c.report(event.Report{Run: "ra", Attempt: 1, Time: t0, Begun: t0, Steps: []run.Step{
 		{ID: "b", Kind: "build", State: run.StepSucceeded, Attempt: 1, Output: &run.Output{Digest: "sha256:1"}},
 		{ID: "c", Kind: "cmd", State: run.StepSucceeded, Attempt: 1},
 		{ID: "p", Kind: "push", State: run.StepRunning, Attempt: 1},
@@ -213,7 +213,7 @@ func fact(c *core, rnd *rand.Rand, now time.Time) {
 		c.tick(now)
 	default:
 		finals := []run.State{"", run.Succeeded, run.Failed, event.HandedBack, run.Canceled}
-		c.report(event.Report{Run: id, Attempt: rnd.IntN(4), Begun: true, Time: now, Final: finals[rnd.IntN(len(finals))]}, now)
+		c.report(event.Report{Run: id, Attempt: rnd.IntN(4), Begun: now, Time: now, Final: finals[rnd.IntN(len(finals))]}, now)
 	}
 }
 

@@ -31,10 +31,10 @@ func (c *core) report(rep event.Report, now time.Time) {
 // fold applies a report of the current attempt to r. It is idempotent, and a step that has ended in
 // this attempt does not come back, so a report that is delivered again does no harm.
 func fold(r *run.Run, rep event.Report) {
-	if rep.Begun && r.State == run.Started {
+	if !rep.Begun.IsZero() && r.State == run.Started {
 		r.State = run.Running
 		if r.Started.IsZero() {
-			r.Started = rep.Time
+			r.Started = rep.Begun
 		}
 	}
 	for _, s := range rep.Steps {

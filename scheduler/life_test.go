@@ -58,7 +58,7 @@ func TestDecidedRunIsAssignedAndItsEndIsStored(t *testing.T) {
 	s.wantFence(t, "ra", 0, registry.ErrFenced)
 	s.wantFence(t, "ra", 1, registry.ErrManifestUnknown)
 
-	s.report(t, event.Report{Run: "ra", Attempt: 1, N: 1, Begun: true, Steps: []run.Step{{ID: "build", Kind: "build", State: run.StepRunning, Attempt: 1}}})
+	s.report(t, event.Report{Run: "ra", Attempt: 1, N: 1, Begun: time.Now(), Steps: []run.Step{{ID: "build", Kind: "build", State: run.StepRunning, Attempt: 1}}})
 	s.await(t, "ra", in(run.Running))
 	s.report(t, event.Report{Run: "ra", Attempt: 1, N: 2, Final: run.Succeeded, LogEnd: 9,
 		Steps: []run.Step{{ID: "build", Kind: "build", State: run.StepSucceeded, Attempt: 1}}})
@@ -217,7 +217,7 @@ func TestNewSchedulerGoesOnWithTheRunsInHand(t *testing.T) {
 	s.await(t, "rb", in(run.Queued))
 	stop()
 	s.decide(t, run.Run{ID: "rc"})
-	s.report(t, event.Report{Run: "ra", Attempt: 1, N: 1, Begun: true})
+	s.report(t, event.Report{Run: "ra", Attempt: 1, N: 1, Begun: time.Now()})
 
 	s.schedule(t)
 	s.await(t, "ra", in(run.Running))

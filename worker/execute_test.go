@@ -24,7 +24,7 @@ func TestBuildIsPublished(t *testing.T) {
 	r := buildRun(run.BuildSpec{Images: []string{"team/app", "team/app:latest"}})
 	r.Spec.Context = "context://x"
 	rep := final(g.execute(t, g.assign(t, r, map[string]string{"npm": "hunter22"})))
-	if rep == nil || rep.Final != run.Succeeded || rep.LogEnd == 0 || len(rep.Images) != 2 || !rep.Begun {
+	if rep == nil || rep.Final != run.Succeeded || rep.LogEnd == 0 || len(rep.Images) != 2 || rep.Begun.IsZero() {
 		t.Fatalf("final report = %+v", rep)
 	}
 	for _, tag := range []string{testRun, "latest"} {

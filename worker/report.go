@@ -35,7 +35,8 @@ func newReporter(b *bus.Bus, r run.Run) *reporter {
 // begin reports that the attempt is under way, and its plan.
 func (r *reporter) begin(steps []run.Step) {
 	r.mu.Lock()
-	r.next.Begun, r.all.Begun, r.changed = true, true, true
+	now := time.Now().UTC()
+	r.next.Begun, r.all.Begun, r.changed = now, now, true
 	r.next.Steps, r.all.Steps = slices.Clone(steps), slices.Clone(steps)
 	r.mu.Unlock()
 	r.kick()

@@ -21,7 +21,7 @@ func TestFinalReportRepeatsEverything(t *testing.T) {
 	r := newReporter(b, run.Run{ID: testRun, Attempt: 2})
 	r.begin([]run.Step{{ID: "a", State: run.StepPending}, {ID: "b", State: run.StepPending}})
 	first := awaitReport(t, b, func(event.Report) bool { return true })
-	if !first.Begun || len(first.Steps) != 2 || first.N != 1 || first.Attempt != 2 {
+	if first.Begun.IsZero() || len(first.Steps) != 2 || first.N != 1 || first.Attempt != 2 {
 		t.Errorf("first report = %+v", first)
 	}
 	r.step(run.Step{ID: "a", State: run.StepSucceeded})
@@ -29,7 +29,7 @@ func TestFinalReportRepeatsEverything(t *testing.T) {
 	r.bases([]run.Base{{Ref: "node", Digest: someDigest}})
 	r.kick()
 	second := awaitReport(t, b, func(r event.Report) bool { return r.N == 2 })
-	if len(second.Steps) != 1 || second.Begun || len(second.Images) != 1 || len(second.Bases) != 1 {
+	if len(second.Steps) != 1 || !second.Begun.IsZero() || len(second.Images) != 1 || len(second.Bases) != 1 {
 		t.Errorf("second report = %+v, want the news alone", second)
 	}
 	r.step(run.Step{ID: "b", State: run.StepFailed})
@@ -43,7 +43,7 @@ func TestFinalReportRepeatsEverything(t *testing.T) {
 		t.Fatalf("%d reports, want 3", len(all))
 	}
 	f := all[2]
-	if f.N != 3 || f.Final != run.Failed || f.Reason != "why" || !f.Blameless || f.LogEnd != 42 || !f.Begun || len(f.Steps) != 2 ||
+	if f.N != 3 || f.Final != run.Failed || f.Reason != "why" || !f.Blameless || f.LogEnd != 42 || f.Begun.IsZero() || len(f.Steps) != 2 ||
 		f.Steps[0].State != run.StepSucceeded || f.Steps[1].State != run.StepFailed || len(f.Images) != 1 || len(f.Bases) != 1 {
 		t.Errorf("final report = %+v, want everything", f)
 	}

@@ -98,6 +98,12 @@ func startHooks(t *testing.T) *hookSite {
 // push delivers a push of a branch as GitHub does, and returns status and answer.
 func (s *hookSite) push(t *testing.T, h apiclient.Hook, key, id string) (int, string) {
 	t.Helper()
+	return s.deliver(t, h, key, "push", id)
+}
+
+// deliver delivers an event of that kind, with the payload of a push.
+func (s *hookSite) deliver(t *testing.T, h apiclient.Hook, key, kind, id string) (int, string) {
+	t.Helper()
 	body := []byte(`{"ref":"refs/heads/main","before":"1111111111111111111111111111111111111111",` +
 		`"after":"2222222222222222222222222222222222222222","repository":{"id":7,"full_name":"team/app",` +
 		`"html_url":"https://git.example.com/team/app","clone_url":"https://git.example.com/team/app.git"},"commits":[]}`)
@@ -106,7 +112,7 @@ func (s *hookSite) push(t *testing.T, h apiclient.Hook, key, id string) (int, st
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.URL, bytes.NewReader(body))
 	check(t, err)
 	r.Header.Set("Content-Type", "application/json")
-	r.Header.Set("X-GitHub-Event", "push")
+	r.Header.Set("X-GitHub-Event", kind)
 	r.Header.Set("X-GitHub-Delivery", id)
 	r.Header.Set("X-Hub-Signature-256", "sha256="+hex.EncodeToString(m.Sum(nil)))
 	resp, err := http.DefaultClient.Do(r)
@@ -117,14 +123,20 @@ func (s *hookSite) push(t *testing.T, h apiclient.Hook, key, id string) (int, st
 	return resp.StatusCode, string(b)
 }
 
-// until repeats a delivery until it is answered as wanted: a change of a hook is in effect at once, but
-// not before the API has answered.
+// until repeats the delivery of a push until it is answered as wanted: a change of a hook is in effect
+// at once, but not before the API has answered.
 func (s *hookSite) until(t *testing.T, h apiclient.Hook, key, id string, status int, part string) {
+	t.Helper()
+	s.untilAnswered(t, h, key, "push", id, status, part)
+}
+
+// untilAnswered is until for a delivery of any kind. That of a ping stores nothing, however often it is made.
+func (s *hookSite) untilAnswered(t *testing.T, h apiclient.Hook, key, kind, id string, status int, part string) {
 	t.Helper()
 	var got int
 	var answer string
 	for range 200 {
-		if got, answer = s.push(t, h, key, id); got == status && strings.Contains(answer, part) {
+		if got, answer = s.deliver(t, h, key, kind, id); got == status && strings.Contains(answer, part) {
 			return
 		}
 		<-time.After(10 * time.Millisecond)
@@ -166,7 +178,7 @@ func TestHookFromCreationToDeletion(t *testing.T) {
 	if _, err := s.EnableHook(ctx, "app", false); err != nil {
 		t.Fatal(err)
 	}
-	s.until(t, h, h.Secret, "3", http.StatusOK, "disabled")
+	s.untilAnswered(t, h, h.Secret, "ping", "3", http.StatusOK, "disabled")
 	if _, err := s.EnableHook(ctx, "app", true); err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +186,7 @@ func TestHookFromCreationToDeletion(t *testing.T) {
 
 	_, err = s.DeleteHook(ctx, "app", false)
 	check(t, err)
-	s.until(t, h, h.Secret, "5", http.StatusNotFound, "")
+	s.untilAnswered(t, h, h.Secret, "ping", "5", http.StatusNotFound, "")
 	if n := s.pushes(t); n != 2 {
 		t.Errorf("%d pushes are stored, want 2", n)
 	}

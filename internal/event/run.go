@@ -94,8 +94,8 @@ type Report struct {
 	N       int       `json:"n"`
 	Time    time.Time `json:"time"`
 
-	// Begun says that the worker has begun; Steps then holds the whole plan.
-	Begun bool       `json:"begun,omitempty"`
+	// Begun is when the worker had planned the run and begun with it; Steps then holds the whole plan.
+	Begun time.Time  `json:"begun,omitzero"`
 	Steps []run.Step `json:"steps,omitempty"` // new state of these steps
 
 	// Commit is the one that is built, which the worker has resolved if the run names only a ref.

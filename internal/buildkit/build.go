@@ -64,20 +64,28 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 		}
 	})
 	lost := s.client.link.lost()
+	policy := policysession.NewPolicyProvider(bases.check)
+	ctx, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+	own, detach, err := s.attach(failed, in.mounts, in.sharedKey, append(s.attachables(), policy)...)
+	if err != nil {
+		close(status)
+		return solve.Built{}, err
+	}
 	resp, err := s.client.bk.Solve(ctx, nil, client.SolveOpt{
-		Ref:                  identity.NewID(),
-		Frontend:             "dockerfile.v0",
-		FrontendAttrs:        attrs,
-		LocalMounts:          in.mounts,
-		SharedKey:            in.sharedKey,
-		Session:              s.attachables(),
-		Exports:              []client.ExportEntry{{Type: client.ExporterImage, Attrs: exportAttrs(s.cfg, b)}},
-		SourcePolicy:         imagePolicy(b.Images, b.Pins),
-		SourcePolicyProvider: policysession.NewPolicyProvider(bases.check),
+		Ref:                   identity.NewID(),
+		Frontend:              "dockerfile.v0",
+		FrontendAttrs:         attrs,
+		SharedSession:         own,
+		SessionPreInitialized: true,
+		Exports:               []client.ExportEntry{{Type: client.ExporterImage, Attrs: exportAttrs(s.cfg, b)}},
+		SourcePolicy:          imagePolicy(b.Images, b.Pins),
+		SourcePolicyProvider:  policy,
 		// The daemon's history of builds costs a third of a small build's time. What would be read
 		// from it, the base images, the policy provider sees.
 		Internal: true,
 	}, status)
+	detach()
 	forwarded.Wait()
 	if err != nil {
 		return solve.Built{}, s.buildError(ctx, b, err, vertices, lost)

@@ -64,6 +64,8 @@ type Client struct {
 	bk   *client.Client
 	link *link
 
+	sessions sync.WaitGroup // of solves
+
 	native lazy[ocispecs.Platform] // of the daemon
 
 	freeing sync.Mutex   // held while the disk is being freed
@@ -119,6 +121,7 @@ func New(cfg Config) (*Client, error) {
 
 // Close ends the connection. Sessions must have been closed before.
 func (c *Client) Close() error {
+	c.sessions.Wait()
 	if err := c.bk.Close(); err != nil {
 		return fmt.Errorf("build daemon %s: %w", c.cfg.Address, err)
 	}

@@ -93,27 +93,68 @@ func (x *Index) load(ctx context.Context) error {
 // maxEntries is how many records are stored at once.
 const maxEntries = 1000
 
-// follow reads the records as they are and as they change.
+// lag is how long a change waits for others to be stored with it. Whoever waits for the run's new state
+// itself comes first.
+const lag = 15 * time.Millisecond
+
+// follow reads the records as they are and as they change, and stores them in batches.
 func (x *Index) follow(ctx context.Context, runs *store.Bucket[run.Run], opts []jetstream.WatchOpt) error {
-	var batch []*store.Entry[run.Run]
-	caughtUp := false
-	var failed error
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	entries, stored := make(chan *store.Entry[run.Run], maxEntries), make(chan error, 1)
+	go func() {
+		defer cancel()
+		stored <- x.collect(ctx, entries)
+	}()
 	err := runs.Watch(ctx, ">", func(e *store.Entry[run.Run]) bool {
-		if e != nil {
-			batch = append(batch, e)
+		select {
+		case entries <- e:
+			return true
+		case <-ctx.Done():
+			return false
 		}
-		if e == nil || caughtUp || len(batch) >= maxEntries {
-			failed = x.apply(ctx, batch)
-			clear(batch)
-			batch = batch[:0]
+	}, opts...)
+	close(entries)
+	return errors.Join(err, <-stored)
+}
+
+// collect stores what comes until entries is closed. A nil entry says that the present state is complete.
+func (x *Index) collect(ctx context.Context, entries <-chan *store.Entry[run.Run]) error {
+	batch := make([]*store.Entry[run.Run], 0, few)
+	caughtUp := false
+	var due <-chan time.Time // set while a batch waits for more
+	for open := true; open; {
+		full := false
+		select {
+		case e, ok := <-entries:
+			switch {
+			case !ok:
+				open = false
+			case e == nil:
+				caughtUp, full = true, true
+			default:
+				batch = append(batch, e)
+				full = len(batch) >= maxEntries
+				if caughtUp && due == nil {
+					due = time.After(lag)
+				}
+			}
+		case <-due:
+			full = true
 		}
-		if e == nil && failed == nil {
-			caughtUp = true
+		if !full {
+			continue
+		}
+		if err := x.apply(ctx, batch); err != nil {
+			return err
+		}
+		clear(batch)
+		batch, due = batch[:0], nil
+		if caughtUp {
 			x.once.Do(func() { close(x.ready) })
 		}
-		return failed == nil
-	}, opts...)
-	return errors.Join(err, failed)
+	}
+	return nil
 }
 
 // apply stores entries and the position behind them in one transaction.

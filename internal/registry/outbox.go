@@ -16,6 +16,7 @@ const (
 
 const (
 	relayBatch   = 256
+	relayLag     = 25 * time.Millisecond  // of what a run published: whoever waits for the run comes first
 	relayBackoff = 100 * time.Millisecond // after the first refusal; doubled up to relayMaxWait
 	relayMaxWait = 30 * time.Second
 )
@@ -47,6 +48,7 @@ func (t *tx) record(e OutboxEvent) error {
 		return err
 	}
 	t.events = true
+	t.urgent = t.urgent || e.Run == ""
 	return t.exec(`INSERT INTO outbox (event) VALUES (?)`, string(b))
 }
 
@@ -86,6 +88,9 @@ func (s *Store) Relay(ctx context.Context, publish func(context.Context, []Outbo
 		}
 		select {
 		case <-s.write.pushed:
+			if !s.write.urgent.Swap(false) {
+				sleep(ctx, relayLag)
+			}
 		case <-s.closed:
 			return fmt.Errorf("relay: %w", ErrClosed)
 		case <-ctx.Done():

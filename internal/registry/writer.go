@@ -27,6 +27,7 @@ type writer struct {
 	stop    func() error
 
 	pushed    chan struct{} // has a token after a commit that recorded events
+	urgent    atomic.Bool   // some of them are not of a run, which would be followed by its end
 	delivered atomic.Int64  // highest sequence of the outbox that was delivered
 	trim      *time.Timer   // fires when delivered events wait to be deleted
 	trimmed   int64         // highest sequence deleted; used by run only
@@ -129,6 +130,9 @@ func (w *writer) commit(batch []*job) error {
 		return err
 	}
 	w.trimmed = trim
+	if t.urgent {
+		w.urgent.Store(true)
+	}
 	if t.events {
 		select {
 		case w.pushed <- struct{}{}:
@@ -173,6 +177,7 @@ type tx struct {
 	st     *statements
 	now    time.Time
 	events bool // some event was recorded
+	urgent bool // one that is not of a run
 }
 
 func (t *tx) millis() int64 { return t.now.UnixMilli() }

@@ -6,7 +6,7 @@
 // side that fails or skips work ends the program with an error. Figures depend on the machine and on
 // what else it does, so they come with the load and the time of an fsync; the ratios are what counts.
 //
-// It needs root, runc, a static /bin/busybox and Debian's docker-registry, and leaves nothing behind
+// It needs root, runc, a static /bin/busybox, git, and of Debian docker-registry and docker.io, and leaves nothing behind
 // but the programs it compiled, in the user's cache directory.
 package main
 
@@ -36,11 +36,13 @@ var programs = []program{
 	{"build-changed-embedded", "the same with one changed COPY layer", 5 * time.Minute, changedEmbedded},
 	{"build-cached-stock", "an unchanged context, kiln and buildctl on the same stock buildkitd", 5 * time.Minute, cachedStock},
 	{"build-changed-stock", "the same with one changed COPY layer", 5 * time.Minute, changedStock},
+	{"three-steps", "build, test and push of one changed layer, beside scripts of buildctl and of docker", 10 * time.Minute, threeSteps},
 	{"overhead", "what kiln adds before and after the solve of a run", 3 * time.Minute, overhead},
 	{"idle", "memory and processor time of an idle server with its build daemon", 3 * time.Minute, idle},
 	{"logs", "from a line printed in a container to a follower of its log", 5 * time.Minute, logs},
 	{"webhook", "deliveries of signed pushes to a hook, beside a handler that only checks the signature", 5 * time.Minute, intake},
 	{"push-to-tag", "a signed push webhook until the image has its tag, beside buildctl on the same stock buildkitd", 5 * time.Minute, pushToTag},
+	{"git-context", "one changed file of a large git repository until the image has its tag, beside buildctl with a git URL", 20 * time.Minute, gitContexts},
 	{"dispatch", "an image resolved to its run begun by an idle worker", 5 * time.Minute, dispatch},
 	{"storm", "one base image that 10,000 tasks are built on", 10 * time.Minute, storm},
 	{"timers", "10,000 timers, of which 1,000 go off in one minute", 10 * time.Minute, timers},

@@ -24,9 +24,15 @@ type received struct {
 	loose int // objects stored one by one
 }
 
-// ensure makes the commit present, fetching over s what is missing, and returns the generation that has
-// it, pinned. A generation that is found damaged is named by not: another one is made.
-func (m *Mirrors) ensure(ctx context.Context, s *session, mi *mirror, h Head, not *generation) (*generation, error) {
+// A dialer opens the session that a fetch needs. Whoever made the dialer closes the session.
+type dialer func(ctx context.Context) (*session, error)
+
+// over is the dialer of a session that is open.
+func over(s *session) dialer { return func(context.Context) (*session, error) { return s, nil } }
+
+// ensure makes the commit present, fetching what is missing, and returns the generation that has it, pinned.
+// A generation that is found damaged is named by not: another one is made.
+func (m *Mirrors) ensure(ctx context.Context, mi *mirror, h Head, not *generation, dial dialer) (*generation, error) {
 	commit := plumbing.NewHash(h.Commit)
 	select {
 	case mi.fetching <- struct{}{}:
@@ -37,7 +43,11 @@ func (m *Mirrors) ensure(ctx context.Context, s *session, mi *mirror, h Head, no
 	if g, ok := m.pin(mi, commit, not); ok {
 		return g, nil
 	}
-	err := m.grow(ctx, s, mi, h, not)
+	s, err := dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = m.grow(ctx, s, mi, h, not)
 	if err != nil && errors.Is(err, errDamaged) && ctx.Err() == nil {
 		// What was here is broken, or the server sent less than all: without it, from the start.
 		m.log.Warn("git mirror is damaged, fetching it anew", "dir", mi.dir, "err", err)
@@ -105,7 +115,7 @@ func (m *Mirrors) fetch(ctx context.Context, s *session, g *generation, h Head) 
 		if err == nil {
 			err = m.settle(ctx, g, commit, haves, false, got)
 		}
-		if err == nil || !notOurRef(err) {
+		if err == nil || s.resumed || !notOurRef(err) {
 			return err
 		}
 	}

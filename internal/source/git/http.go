@@ -109,6 +109,7 @@ func (w *httpWire) request(ctx context.Context, body []byte) (io.ReadCloser, err
 	}
 	req.Header.Set("Content-Type", "application/x-git-upload-pack-request")
 	req.Header.Set("Accept", "application/x-git-upload-pack-result")
+	req.Header["Idempotency-Key"] = []string{} // not sent: it may be repeated if the server has just hung up an idle connection
 	resp, err := w.do(req)
 	if err != nil {
 		return nil, err

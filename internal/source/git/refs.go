@@ -6,11 +6,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
-	"time"
-
-	"crypto/hmac"
-	"crypto/sha256"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -193,45 +188,4 @@ func (m *Mirrors) target(url string, cred Credential) (remote, Credential, error
 		cred = own
 	}
 	return r, cred, nil
-}
-
-const (
-	proofTTL  = time.Minute
-	maxProofs = 4096
-)
-
-// access remembers for a short time who has shown which server a credential that it accepted.
-type access struct {
-	salt [32]byte
-
-	mu     sync.Mutex
-	proofs map[[sha256.Size]byte]time.Time
-}
-
-func (a *access) key(r remote, cred Credential) (k [sha256.Size]byte) {
-	h := hmac.New(sha256.New, a.salt[:])
-	for _, part := range []string{r.String(), cred.Username, cred.Password, string(cred.PrivateKey)} {
-		sum := sha256.Sum256([]byte(part))
-		h.Write(sum[:])
-	}
-	copy(k[:], h.Sum(nil))
-	return k
-}
-
-func (a *access) prove(r remote, cred Credential) {
-	k := a.key(r, cred)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.proofs == nil || len(a.proofs) >= maxProofs {
-		a.proofs = map[[sha256.Size]byte]time.Time{}
-	}
-	a.proofs[k] = time.Now()
-}
-
-func (a *access) proven(r remote, cred Credential) bool {
-	k := a.key(r, cred)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	at, ok := a.proofs[k]
-	return ok && time.Since(at) < proofTTL
 }

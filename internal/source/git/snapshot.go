@@ -56,9 +56,10 @@ func (m *Mirrors) open(ctx context.Context, r remote, ref, commit string, cred C
 
 // obtain finds out which commit is meant and makes it present. The server is asked, unless it accepted
 // the same credential a moment ago and all is known and here.
-func (sn *snapshot) obtain(ctx context.Context, ref string) error {
+func (sn *snapshot) obtain(ctx context.Context, ref string) (err error) {
 	m := sn.m
-	if isCommit(sn.head.Commit) && m.access.proven(sn.remote, sn.cred) {
+	known := isCommit(sn.head.Commit) && m.access.proven(sn.remote, sn.cred)
+	if known {
 		if g, ok := m.pin(sn.mirror, plumbing.NewHash(sn.head.Commit), nil); ok {
 			sn.gen = g
 			return nil
@@ -66,6 +67,11 @@ func (sn *snapshot) obtain(ctx context.Context, ref string) error {
 	}
 	ctx, cancel := m.bounded(ctx)
 	defer cancel(nil)
+	if known {
+		if sn.gen, err = m.openKnown(ctx, sn.remote, sn.cred, sn.mirror, sn.head); !errors.Is(err, errAskAnew) {
+			return err
+		}
+	}
 	s, err := m.connect(ctx, sn.remote, sn.cred)
 	if err != nil {
 		return err
@@ -78,7 +84,7 @@ func (sn *snapshot) obtain(ctx context.Context, ref string) error {
 	} else if full, err := s.refs.resolve(ref); err == nil && ref != "" && full.Ref != "" {
 		sn.head.Ref = full.Ref
 	}
-	sn.gen, err = m.ensure(ctx, s, sn.mirror, sn.head, nil)
+	sn.gen, err = m.ensure(ctx, sn.mirror, sn.head, nil, over(s))
 	return err
 }
 
@@ -177,7 +183,7 @@ func (sn *snapshot) repair(ctx context.Context, bad *generation, why error) (*ge
 		return nil, err
 	}
 	defer sn.m.unpinMirror(mi)
-	g, err := sn.m.ensure(ctx, s, mi, sn.head, bad)
+	g, err := sn.m.ensure(ctx, mi, sn.head, bad, over(s))
 	if err != nil {
 		return nil, err
 	}

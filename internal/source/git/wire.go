@@ -29,6 +29,8 @@ type session struct {
 	m    *Mirrors
 	wire wire
 	refs refs
+	// resumed says that the server was not asked for its refs: there are none in refs.
+	resumed bool
 }
 
 // connect opens a session. The caller closes it.
@@ -48,7 +50,7 @@ func (m *Mirrors) connect(ctx context.Context, r remote, cred Credential) (*sess
 		w.close()
 		return nil, err
 	}
-	m.access.prove(r, cred)
+	m.access.prove(r, cred, s.greeting())
 	return s, nil
 }
 
@@ -77,6 +79,7 @@ func (s *session) advertise(ctx context.Context) error {
 	if err != nil {
 		return causeOf(ctx, fmt.Errorf("no list of refs from the server; is it a git repository? (%w)", err))
 	}
+	s.drain(in)
 	s.refs = newRefs(adv)
 	return nil
 }
@@ -124,7 +127,14 @@ func (s *session) pack(ctx context.Context, req request, cancel context.CancelCa
 		}
 		return nil, causeOf(ctx, err)
 	}
-	return &packReader{r: demux(up.Capabilities, br), in: in, close: closer}, nil
+	return &packReader{r: demux(up.Capabilities, br), end: func() { s.drain(br) }, in: in, close: closer}, nil
+}
+
+// drain reads what an answer over HTTP still has after its last word: its connection can then be used again.
+func (s *session) drain(r io.Reader) {
+	if _, ok := s.wire.(*httpWire); ok {
+		_, _ = io.CopyN(io.Discard, r, 512)
+	}
 }
 
 // A refusal is what the server said instead of sending a pack.
@@ -196,13 +206,17 @@ func (w *writer) Write(b []byte) (int, error) {
 // packReader prefers why its source ended to what the layers above made of that.
 type packReader struct {
 	r     io.Reader
+	end   func() // called at its end
 	in    *boundedReader
 	close func() error
 }
 
 func (p *packReader) Read(b []byte) (int, error) {
 	n, err := p.r.Read(b)
-	if err != nil && err != io.EOF && p.in.err != nil {
+	switch {
+	case err == io.EOF:
+		p.end()
+	case err != nil && p.in.err != nil:
 		err = p.in.err
 	}
 	return n, err

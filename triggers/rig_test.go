@@ -48,6 +48,7 @@ type rig struct {
 	mirrors *git.Mirrors
 	reg     *registrytest.Registry
 	every   time.Duration
+	lookUp  time.Duration
 	idle    bool // nothing is admitted until the test says so
 	stop    func()
 	d       *triggers.Decider
@@ -93,7 +94,7 @@ func (r *rig) start() {
 	if os.Getenv("TRIGGERS_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
-	r.d = &triggers.Decider{Bus: r.bus, Store: r.store, Mirrors: r.mirrors, Registry: r.reg.Host, Every: r.every, Log: log,
+	r.d = &triggers.Decider{Bus: r.bus, Store: r.store, Mirrors: r.mirrors, Registry: r.reg.Host, Every: r.every, LookUp: r.lookUp, Log: log,
 		Clock:  &clock.Clock{Bus: r.bus, Log: log},
 		Images: &watch.Watcher{Store: r.store, Bus: r.bus, Local: local{r.reg.Store}, Registry: r.reg.Host, Log: log}}
 	done := make(chan error, 1)

@@ -130,29 +130,30 @@ func (d *Decider) commit(ctx context.Context, e *entry) (string, error) {
 
 // scan reads what a task is built on from its files at a commit.
 func (d *Decider) scan(ctx context.Context, e *entry, commit string) (event.Links, error) {
-	read := func(path string) ([]byte, error) {
-		return nil, fmt.Errorf("%s: the files of this context are not looked at before a run", path)
+	if !e.git() {
+		return links.Scan(e.task, d.Registry, d.Aliases, func(path string) ([]byte, error) {
+			return nil, fmt.Errorf("%s: the files of this context are not looked at before a run", path)
+		}), nil
 	}
-	if e.git() && commit == "" {
+	if commit == "" {
 		return event.Links{From: links.FromScan, Unresolved: []string{fmt.Sprintf("%s has no ref %q", e.context.URL, e.context.Ref)}}, nil
 	}
-	if e.git() {
-		cred, err := d.credential(ctx, e)
-		if err != nil {
-			return event.Links{}, err
-		}
-		life, end := context.WithCancel(ctx)
-		defer end()
-		src, err := d.Mirrors.Open(life, git.Ref{URL: e.context.URL, Ref: e.context.Ref, Commit: commit, Subdir: e.context.Subdir}, cred)
-		switch {
-		case errors.Is(err, git.ErrBadTree), errors.Is(err, git.ErrTooLarge), errors.Is(err, git.ErrRefNotFound):
-			return event.Links{From: links.FromScan, Unresolved: []string{err.Error()}}, nil
-		case err != nil:
-			return event.Links{}, err
-		}
-		read = func(path string) ([]byte, error) { return src.ReadFile(life, path, maxScanned) }
+	cred, err := d.credential(ctx, e)
+	if err != nil {
+		return event.Links{}, err
 	}
-	return links.Scan(e.task, d.Registry, d.Aliases, read), nil
+	var found event.Links
+	err = d.hosts.ask(ctx, e.context.URL, fetchWithin, func(ctx context.Context) error { // the life of the source
+		src, err := d.Mirrors.Open(ctx, git.Ref{URL: e.context.URL, Ref: e.context.Ref, Commit: commit, Subdir: e.context.Subdir}, cred)
+		if err == nil {
+			found = links.Scan(e.task, d.Registry, d.Aliases, func(path string) ([]byte, error) { return src.ReadFile(ctx, path, maxScanned) })
+		}
+		return err
+	})
+	if errors.Is(err, git.ErrBadTree) || errors.Is(err, git.ErrTooLarge) || errors.Is(err, git.ErrRefNotFound) {
+		return event.Links{From: links.FromScan, Unresolved: []string{err.Error()}}, nil
+	}
+	return found, err
 }
 
 // linkedBases returns the images that a task is built on and that can move.

@@ -84,8 +84,22 @@ func (s *sight) refs(ctx context.Context, e *entry, location string) (map[string
 		if err != nil {
 			return nil, err
 		}
-		return s.d.Mirrors.LsRemote(ctx, location, cred)
+		var all map[string]string
+		err = s.d.lookUp(ctx, location, func(ctx context.Context) error {
+			all, err = s.d.Mirrors.LsRemote(ctx, location, cred)
+			return err
+		})
+		return all, err
 	})
+}
+
+// lookUp asks the server of a repository for its refs, within the time limit for that.
+func (d *Decider) lookUp(ctx context.Context, location string, ask func(ctx context.Context) error) error {
+	within := d.LookUp
+	if within == 0 {
+		within = lookUpWithin
+	}
+	return d.hosts.ask(ctx, location, within, ask)
 }
 
 // mainHead returns the default branch. Its name is asked for if it is not known, or cannot be the one it was.
@@ -105,7 +119,11 @@ func (s *sight) mainHead(ctx context.Context, e *entry, location string) (git.He
 		if err != nil {
 			return git.Head{}, err
 		}
-		h, err := s.d.Mirrors.Resolve(ctx, location, "", cred)
+		var h git.Head
+		err = s.d.lookUp(ctx, location, func(ctx context.Context) error {
+			h, err = s.d.Mirrors.Resolve(ctx, location, "", cred)
+			return err
+		})
 		if errors.Is(err, git.ErrRefNotFound) {
 			return git.Head{}, nil
 		}
@@ -155,16 +173,21 @@ func (s *sight) message(ctx context.Context, e *entry, location, ref, commit str
 		if err != nil {
 			return "", err
 		}
-		life, end := context.WithCancel(ctx) // of the source
-		defer end()
-		src, err := s.d.Mirrors.Open(life, git.Ref{URL: location, Ref: ref, Commit: commit}, cred)
+		text := ""
+		err = s.d.hosts.ask(ctx, location, fetchWithin, func(ctx context.Context) error { // the life of the source
+			src, err := s.d.Mirrors.Open(ctx, git.Ref{URL: location, Ref: ref, Commit: commit}, cred)
+			if err == nil {
+				text = src.Commit.Message
+			}
+			return err
+		})
 		if errors.Is(err, git.ErrUnavailable) || err != nil && ctx.Err() != nil {
 			return "", err
 		}
 		if err != nil {
 			return "", nil // whatever is wrong with the commit, its run will say
 		}
-		return src.Commit.Message, nil
+		return text, nil
 	})
 }
 
@@ -175,7 +198,12 @@ func (s *sight) changed(ctx context.Context, e *entry, location, from, to string
 		if err != nil {
 			return nil, err
 		}
-		paths, known, err := s.d.Mirrors.ChangedFiles(ctx, location, from, to, cred)
+		var paths []string
+		known := false
+		err = s.d.hosts.ask(ctx, location, fetchWithin, func(ctx context.Context) error {
+			paths, known, err = s.d.Mirrors.ChangedFiles(ctx, location, from, to, cred)
+			return err
+		})
 		if errors.Is(err, git.ErrUnavailable) || err != nil && ctx.Err() != nil {
 			return nil, err
 		}

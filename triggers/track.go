@@ -300,6 +300,7 @@ func (d *Decider) write(ctx context.Context, p *pass) error {
 	if p.occ.dry {
 		return nil
 	}
+	d.fetchAhead(p, dec)
 	var err error
 	subject := event.DecisionSubject(p.task.UID, p.track.Key())
 	if err := d.backlog.admit(ctx, d.Bus, subject, p.seq); err != nil {

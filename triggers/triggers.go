@@ -56,7 +56,9 @@ type Decider struct {
 	Secret func(ctx context.Context, name string) (string, error)
 	// Every is how often the world is reconciled; zero means every 5 minutes, less than zero never.
 	Every time.Duration
-	Log   *slog.Logger
+	// LookUp is how long the server of a repository may take to list its refs; zero means 20 seconds.
+	LookUp time.Duration
+	Log    *slog.Logger
 
 	cat         catalog
 	ids         run.Minter
@@ -67,15 +69,17 @@ type Decider struct {
 	generations sync.Map // UID to *atomic.Uint64
 	sweeping    sync.Mutex
 	lately      recent
+	hosts       hosts
 	backlog     backlog
 
 	begin  sync.Once
-	loaded chan struct{} // closed when the catalog is there
+	loaded chan struct{}   // closed when the catalog is there
+	ahead  chan aheadFetch // to be fetched now
 }
 
-// ready returns a channel that is closed when all tasks are known.
+// ready returns a channel that is closed when all tasks are known. Whoever uses channels of d calls it first.
 func (d *Decider) ready() chan struct{} {
-	d.begin.Do(func() { d.loaded = make(chan struct{}) })
+	d.begin.Do(func() { d.loaded, d.ahead = make(chan struct{}), make(chan aheadFetch, aheadWaiting) })
 	return d.loaded
 }
 
@@ -83,8 +87,9 @@ func (d *Decider) ready() chan struct{} {
 // what it reads. Run is called once.
 func (d *Decider) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	loaded := d.ready()
 	if d.Store == nil {
-		close(d.ready())
+		close(loaded)
 	} else {
 		d.runTasks(ctx, g)
 	}
@@ -104,6 +109,7 @@ func (d *Decider) Run(ctx context.Context) error {
 
 // runTasks keeps the catalog and has done what tasks call for.
 func (d *Decider) runTasks(ctx context.Context, g *errgroup.Group) {
+	d.runAhead(ctx, g)
 	tasks, linked := make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
 		return watched(ctx, "tasks", d.Store.Tasks.Watch(ctx, ">", func(e *store.Entry[task.Task]) bool {

@@ -144,6 +144,14 @@ func testBuildContext(t *testing.T, e *env) {
 	if diff := cmp.Diff(want, listing(t, pull(t, built.Ref), "data")); diff != "" {
 		t.Error(diff)
 	}
+	own := source(t, map[string]string{"app/a": "a", "app/b": "b", "app/.dockerignore": "a\n", "app/docker/Dockerfile": "FROM " + e.base + "\nCOPY . /data/\n",
+		"app/docker/Dockerfile.dockerignore": "b\ndocker\n.dockerignore\n"})
+	s = e.open(t, solve.SessionConfig{Source: own, SourceKey: "own"})
+	built, j := build(t, s, solve.Build{Step: "b", Context: "app", Dockerfile: "app/docker/Dockerfile", Staging: e.staging()})
+	if diff := cmp.Diff([]string{"a -rw-r--r-- a"}, listing(t, pull(t, built.Ref), "data")); diff != "" {
+		t.Errorf("the Dockerfile's own .dockerignore: %s\n%s", diff, j.all())
+	}
+	s = e.open(t, solve.SessionConfig{Source: src, SourceKey: "ctx"})
 	for _, name := range []string{"x", "y"} { // the same length: only the content differs
 		inline := []byte("FROM " + e.base + "\nCOPY a /data/" + name + "\n")
 		built, _ = build(t, s, solve.Build{Step: "b", Context: "app", DockerfileInline: inline, Staging: e.staging()})

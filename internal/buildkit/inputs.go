@@ -65,6 +65,8 @@ func (s *runSession) inputs(ctx context.Context, b solve.Build) (_ *inputs, err 
 		return nil, stepError("%s is not in the %s", file, where)
 	} else if err != nil {
 		return nil, err
+	} else if where == "source" {
+		in.mounts["dockerfile"] = withIgnore(ctx, root, dir, file)
 	}
 	in.sharedKey = s.sharedKey(where, dir, in.dockerfileName, string(b.DockerfileInline), b.Target)
 	return in, nil

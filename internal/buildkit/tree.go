@@ -125,9 +125,17 @@ func (t fileTree) Walk(_ context.Context, target string, fn fs.WalkDirFunc) erro
 	if target = cleanTarget(target); target != "" && target != t.name {
 		return nil
 	}
+	if err := t.emit(fn); !errors.Is(err, fs.SkipAll) {
+		return err
+	}
+	return nil
+}
+
+// emit calls fn for the file.
+func (t fileTree) emit(fn fs.WalkDirFunc) error {
 	err := fn(t.name, &fsutil.DirEntryInfo{Stat: &types.Stat{Path: t.name, Mode: 0o644, Size: int64(len(t.data))}}, nil)
-	if errors.Is(err, fs.SkipDir) || errors.Is(err, fs.SkipAll) {
-		return nil
+	if errors.Is(err, fs.SkipDir) {
+		return nil // there is nothing below it
 	}
 	return err
 }

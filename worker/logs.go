@@ -17,10 +17,13 @@ const (
 	maxChunk   = 256 << 10 // bytes of output in one log message, about
 	maxStepLog = 256 << 20 // bytes of output kept of one step
 	maxQueued  = 8 << 20   // bytes of output waiting to be sent, beyond which a step is slowed down
+	// progressDelay is how long what the build daemon tells of its progress waits for more: a small build
+	// has dozens of such entries, each of which would be a message of its own.
+	progressDelay = 20 * time.Millisecond
 )
 
 // logs is the log of one attempt: it masks secrets, cuts the output into messages and sends them in
-// order. Output goes out at once; while a message is on its way, what follows is collected.
+// order. Output goes out at once, and progress soon; while a message is on its way, what follows is collected.
 type logs struct {
 	bus     *bus.Bus
 	run     string
@@ -36,6 +39,7 @@ type logs struct {
 	queued int
 	last   uint64
 	closed bool
+	later  *time.Timer // wakes the sender, for progress; set while it runs
 
 	wake chan struct{}
 	done chan struct{}
@@ -136,6 +140,21 @@ func (l *logs) append(id string, s *stepLog, e event.LogEntry) {
 	}
 	s.entries = append(s.entries, e)
 	l.queued += weight(e)
+	switch {
+	case e.Data != nil:
+		l.rouse()
+	case l.later == nil:
+		l.later = time.AfterFunc(progressDelay, func() {
+			l.mu.Lock()
+			l.later = nil
+			l.mu.Unlock()
+			l.rouse()
+		})
+	}
+}
+
+// rouse has what is queued sent.
+func (l *logs) rouse() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -300,10 +319,7 @@ func (l *logs) close(ctx context.Context) uint64 {
 	l.closed = true
 	l.room.Broadcast()
 	l.mu.Unlock()
-	select {
-	case l.wake <- struct{}{}:
-	default:
-	}
+	l.rouse()
 	select {
 	case <-l.done:
 	case <-ctx.Done():

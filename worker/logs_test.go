@@ -176,3 +176,31 @@ func TestClosedLogTakesNothing(t *testing.T) {
 		t.Errorf("stored %+v", all)
 	}
 }
+
+func TestProgressIsSentSoonAndTogether(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, nil, "a")
+	const entries = 300
+	for i := range entries {
+		l.sink("a")(event.LogEntry{Vertex: &event.Vertex{ID: fmt.Sprint(i), Name: "vertex"}})
+	}
+	messages, seen := 0, 0
+	err := b.Tail(t.Context(), bus.StreamLogs, event.LogFilter(testRun), 0, true, func(_ uint64, data []byte) bool { // sent without being asked for
+		var c event.LogChunk
+		if err := json.Unmarshal(data, &c); err != nil {
+			t.Error(err)
+		}
+		for _, e := range c.Entries {
+			if e.Vertex == nil || e.Vertex.ID != fmt.Sprint(seen) {
+				t.Fatalf("entry %d is %+v", seen, e)
+			}
+			seen++
+		}
+		messages++
+		return seen < entries
+	})
+	if err != nil || seen != entries || messages > entries/3 {
+		t.Errorf("%d entries in %d messages, %v", seen, messages, err)
+	}
+}

@@ -16,7 +16,9 @@ import (
 	"github.com/go-git/go-git/v5/storage/filesystem/dotgit"
 )
 
-const maxHaves = 16 // commits that a fetch says it has
+// maxHaves is how many commits a fetch says it has. The newest have most of the files of any other; each more
+// costs the server time.
+const maxHaves = 6
 
 // received is what a fetch added.
 type received struct {

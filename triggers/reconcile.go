@@ -90,6 +90,11 @@ func (d *Decider) candidates(ctx context.Context, s *sight, e *entry) ([]target,
 			}
 			seen[t.track.Key()] = h.Commit
 		}
+		pulls, err := d.movedPulls(ctx, s, e, seen)
+		if err != nil {
+			return targets, "", err
+		}
+		targets = append(targets, pulls...)
 	}
 	for _, name := range to.bases {
 		digest, err := s.digest(ctx, name)
@@ -101,7 +106,7 @@ func (d *Decider) candidates(ctx context.Context, s *sight, e *entry) ([]target,
 	return targets, fingerprint(seen), nil
 }
 
-// beganRefs returns the tracks of refs of a task that has begun to follow them.
+// beganRefs returns the tracks of refs of a task that has begun to follow them, also of those that are gone.
 func (d *Decider) beganRefs(ctx context.Context, s *sight, e *entry) ([]target, error) {
 	patterns := refPatterns(e)
 	if patterns == "" {
@@ -111,7 +116,12 @@ func (d *Decider) beganRefs(ctx context.Context, s *sight, e *entry) ([]target, 
 	if err != nil || last.State.Considered.Definition != patterns {
 		return nil, err
 	}
-	return d.followedRefs(ctx, s, e)
+	there, err := d.followedRefs(ctx, s, e)
+	if err != nil {
+		return nil, err
+	}
+	gone, err := d.goneRefs(ctx, s, e)
+	return append(there, gone...), err
 }
 
 func fingerprint(seen map[string]string) string {

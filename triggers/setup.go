@@ -49,6 +49,7 @@ func (d *Decider) taskChange(ctx context.Context, key string, value *task.Task) 
 func (d *Decider) retire(ctx context.Context, e *entry) {
 	d.swept.Delete(e.task.UID)
 	d.generations.Delete(e.task.UID)
+	d.tracks.Delete(e.task.UID)
 	d.clearTimers(ctx, e.task, nil)
 	err := errors.Join(d.Clock.Clear(ctx, e.task.UID, string(decide.TrackDefault)), d.Store.Links.Delete(ctx, e.task.UID))
 	if err != nil && ctx.Err() == nil {

@@ -67,6 +67,7 @@ type Decider struct {
 	watching    chores   // one: the images to watch have changed
 	swept       sync.Map // UID to what the last reconciliation has found of the task, a worldPrint
 	generations sync.Map // UID to *atomic.Uint64
+	tracks      sync.Map // UID to *tracks
 	sweeping    sync.Mutex
 	lately      recent
 	hosts       hosts

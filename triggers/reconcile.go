@@ -55,6 +55,7 @@ func (d *Decider) Reconcile(ctx context.Context, dryRun bool) (Report, error) {
 			}
 		}
 	}
+	err = errors.Join(err, d.sweepPulls(ctx, occ, entries))
 	return r.Report, err
 }
 

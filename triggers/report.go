@@ -40,12 +40,32 @@ func (r *report) look() {
 }
 
 func (r *report) found(d *event.Decision) {
-	if r == nil {
+	if r == nil || d.Made.Origin == decide.FromBaseline {
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.Found = append(r.Found, Found{d.Task, d.Made})
+}
+
+// merge adds what another report says of tracks that this one says nothing of: a dry run may find the same twice.
+func (r *report) merge(o *report) {
+	known := map[string]bool{}
+	key := func(f Found) string { return f.Task + " " + f.Decision.Track }
+	r.mu.Lock()
+	for _, f := range r.Found {
+		known[key(f)] = true
+	}
+	for _, f := range o.Found {
+		if !known[key(f)] {
+			r.Found = append(r.Found, f)
+		}
+	}
+	r.Looked += o.Looked
+	r.mu.Unlock()
+	for _, p := range o.Problems {
+		r.problem(p)
+	}
 }
 
 func (r *report) problem(sentence string) {

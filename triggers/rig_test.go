@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"slices"
@@ -53,6 +54,7 @@ type rig struct {
 	stop    func()
 	d       *triggers.Decider
 	events  atomic.Int64
+	secrets map[string]string
 
 	mu   sync.Mutex
 	seen map[string][]event.Decision // by the task's UID
@@ -95,6 +97,13 @@ func (r *rig) start() {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	r.d = &triggers.Decider{Bus: r.bus, Store: r.store, Mirrors: r.mirrors, Registry: r.reg.Host, Every: r.every, LookUp: r.lookUp, Log: log,
+		ForgeHTTP: http.DefaultClient,
+		Secret: func(_ context.Context, name string) (string, error) {
+			if value, ok := r.secrets[name]; ok {
+				return value, nil
+			}
+			return "", fmt.Errorf("no secret %q", name)
+		},
 		Clock:  &clock.Clock{Bus: r.bus, Log: log},
 		Images: &watch.Watcher{Store: r.store, Bus: r.bus, Local: local{r.reg.Store}, Registry: r.reg.Host, Log: log}}
 	done := make(chan error, 1)

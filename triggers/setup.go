@@ -67,7 +67,7 @@ func (d *Decider) setUp(ctx context.Context, uid string) error {
 	if lerr := d.link(ctx, e); lerr != nil {
 		err = errors.Join(err, lerr)
 	} else {
-		err = errors.Join(err, d.baseline(ctx, e), d.baselineRefs(ctx, e))
+		err = errors.Join(err, d.baseline(ctx, e), d.baselineRefs(ctx, e), d.baselinePulls(ctx, e))
 	}
 	if err != nil && ctx.Err() == nil {
 		d.Log.Warn("task is not followed yet, it is tried again", "task", e.task.Name, "err", err)

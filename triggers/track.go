@@ -47,6 +47,7 @@ type target struct {
 	source bool // the ref
 	push   *event.GitPushed
 	pull   *event.PullRequestUpdated
+	told   *told // by a sweep
 	bases  []graph.Name
 }
 
@@ -212,6 +213,10 @@ func (d *Decider) observation(ctx context.Context, p *pass) (*decide.Observation
 	if p.overtaken() {
 		return nil, nil
 	}
+	if p.told != nil && p.told.basis != p.seq { // by another process, if this one does not know
+		d.generation(p.task.UID).Add(1)
+		return nil, nil
+	}
 	if p.source && p.git() {
 		var err error
 		if seen.Source, err = d.source(ctx, p); err != nil {
@@ -234,13 +239,17 @@ func (p *pass) overtaken() bool {
 
 // unknown prepares the first observation of a track; nil if it is not the time for one.
 func (p *pass) unknown(seen *decide.Observation) *decide.Observation {
+	began := p.task.Created
+	if p.told != nil {
+		began = p.told.since
+	}
 	switch {
 	case seen.Source == nil && p.git():
 		return nil // the task is about to get its baseline, with its ref
 	case seen.Source != nil && seen.Source.Head == "" && seen.Origin != decide.FromBaseline:
 		return nil // gone before it was known
-	case seen.Origin == decide.FromEvent && !p.at.After(p.task.Created):
-		seen.Origin = decide.FromBaseline // it happened before there was a task
+	case seen.Origin == decide.FromEvent && !p.at.After(began):
+		seen.Origin = decide.FromBaseline // it happened before the task followed it
 	}
 	return seen
 }

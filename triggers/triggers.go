@@ -18,6 +18,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -54,6 +55,10 @@ type Decider struct {
 	Aliases  graph.Aliases
 	// Secret returns the value of a secret, for the repositories of tasks.
 	Secret func(ctx context.Context, name string) (string, error)
+	// ForgeHTTP reaches forges; with it a sweep asks those for pull requests to which a hook or a task has a token.
+	// Forges tells by a repository's host what forge it is, where neither a hook nor the host does.
+	ForgeHTTP *http.Client
+	Forges    map[string]string
 	// Every is how often the world is reconciled; zero means every 5 minutes, less than zero never.
 	Every time.Duration
 	// LookUp is how long the server of a repository may take to list its refs; zero means 20 seconds.
@@ -68,6 +73,7 @@ type Decider struct {
 	swept       sync.Map // UID to what the last reconciliation has found of the task, a worldPrint
 	generations sync.Map // UID to *atomic.Uint64
 	tracks      sync.Map // UID to *tracks
+	tellings    sync.Map // UID and number of a pull request to what a sweep has told of it
 	sweeping    sync.Mutex
 	lately      recent
 	hosts       hosts
@@ -211,6 +217,10 @@ func (d *Decider) receive(ctx context.Context, hands *sync.WaitGroup, m bus.Mess
 			m.Settle(err)
 			return
 		}
+	}
+	if ev.Source == sweepSource {
+		m.Settle(nil) // the sweep that has stored it decides it; if that dies, the next one finds the same
+		return
 	}
 	hands.Go(func() {
 		stop := keep(m)

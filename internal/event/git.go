@@ -98,6 +98,8 @@ type Repository struct {
 
 // A Person is who wrote or pushed something, as far as the forge says.
 type Person struct {
+	// ID is the forge's own for the account, where it says so: unlike a login it is never another's later.
+	ID    string `json:"id,omitempty"`
 	Login string `json:"login,omitempty"`
 	Name  string `json:"name,omitempty"`
 	Email string `json:"email,omitempty"`

@@ -49,6 +49,11 @@ func Permanent(err error) bool {
 
 // call makes one request of the API and decodes the answer into out, unless that is nil.
 func (r *Repository) call(ctx context.Context, method, path string, in, out any) error {
+	return r.callUpTo(ctx, maxAnswer, method, path, in, out)
+}
+
+// callUpTo is call with another bound of the answer, in bytes.
+func (r *Repository) callUpTo(ctx context.Context, most int64, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("no answer within %s", callTimeout))
 	defer cancel()
 	var body io.Reader = http.NoBody
@@ -74,14 +79,14 @@ func (r *Repository) call(ctx context.Context, method, path string, in, out any)
 		return fmt.Errorf("%s: %s %s: %w", r.name, method, path, unreachable(ctx, err))
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, most+1))
 	switch {
 	case resp.StatusCode/100 != 2:
 		return r.refused(method, path, resp, answer)
 	case err != nil:
 		return fmt.Errorf("%s: %s %s: %w", r.name, method, path, unreachable(ctx, err))
-	case len(answer) > maxAnswer:
-		return fmt.Errorf("%s: %s %s: the answer is above %d bytes", r.name, method, path, maxAnswer)
+	case int64(len(answer)) > most:
+		return fmt.Errorf("%s: %s %s: the answer is above %d bytes", r.name, method, path, most)
 	case out == nil:
 		return nil
 	}

@@ -23,6 +23,9 @@ type dialect struct {
 	replace func(ctx context.Context, r *Repository, id string, h Hook) (string, error)
 	state   func(ctx context.Context, r *Repository, id string) (HookState, error)
 	status  func(ctx context.Context, r *Repository, commit string, s Status) error
+	// pulls returns a page of the open pull requests, and pull the path of one.
+	pulls func(ctx context.Context, r *Repository, page int) ([]Pull, error)
+	pull  func(r *Repository, number int) string
 	// needs says what a token must be allowed, for errors.
 	needs string
 }
@@ -41,15 +44,18 @@ var dialects = map[string]dialect{
 			h.Set("Accept", "application/vnd.github+json")
 			h.Set("X-GitHub-Api-Version", "2022-11-28")
 		},
-		hooks: repositoryHooks, create: createGitHub, replace: replaceGitHub, state: stateOf, status: statusOf,
-		needs: "a fine-grained token needs the repository permissions \"Webhooks\" and \"Commit statuses\" (read and write), a classic one the scopes admin:repo_hook and repo:status",
+		hooks: repositoryHooks, create: createGitHub, replace: replaceGitHub, state: stateOf, status: statusOf, pulls: pullsOf, pull: repositoryPull,
+		needs: "a fine-grained token needs the repository permissions \"Webhooks\" and \"Commit statuses\" (read and write) and \"Pull requests\" (read), a classic one the scopes admin:repo_hook and repo:status (repo for a private repository)",
 	},
 	"gitlab": {
 		name:      "GitLab",
 		address:   func(host, root string) string { return host + root + "/api/v4" },
 		authorize: func(h http.Header, token string) { h.Set("Private-Token", token) },
 		hooks:     func(r *Repository) string { return "/projects/" + url.PathEscape(r.path) + "/hooks" },
-		create:    createGitLab, replace: replaceGitLab, state: stateOfGitLab, status: statusOfGitLab,
+		create:    createGitLab, replace: replaceGitLab, state: stateOfGitLab, status: statusOfGitLab, pulls: pullsOfGitLab,
+		pull: func(r *Repository, number int) string {
+			return "/projects/" + url.PathEscape(r.path) + "/merge_requests/" + strconv.Itoa(number)
+		},
 		needs: "the token needs the scope api and at least the role Maintainer",
 	},
 	"gitea":   giteaDialect("Gitea", "gitea"),
@@ -68,7 +74,7 @@ func giteaDialect(name, kind string) dialect {
 		replace: func(ctx context.Context, r *Repository, id string, h Hook) (string, error) {
 			return replaceGitea(ctx, r, kind, id, h)
 		},
-		state: stateOf, status: statusOf,
+		state: stateOf, status: statusOf, pulls: pullsOf, pull: repositoryPull,
 		needs: "the token needs the scope write:repository, and its owner must be an administrator of the repository",
 	}
 }

@@ -1,5 +1,5 @@
 // Package forge does at a git forge what kiln needs done there: it registers, checks, changes and
-// removes the hook of a repository, and sets the status of a commit. GitHub (and Enterprise), GitLab,
+// removes the hook of a repository, sets the status of a commit, and lists pull requests. GitHub (and Enterprise), GitLab,
 // Gitea and Forgejo are known, each by its documented HTTP API.
 //
 // Every call takes bounded time and memory, follows no redirect (the token stays with the host it was

@@ -3,11 +3,13 @@ package forge_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 
+	"kiln/internal/event"
 	"kiln/internal/forge"
 )
 
@@ -115,6 +117,54 @@ func TestHookAtGitHubAndGitLab(t *testing.T) {
 		}
 		if !strings.Contains(sent.String(), c.sent) {
 			t.Errorf("sent %s, want %s", sent.String(), c.sent)
+		}
+		s.Close()
+	}
+}
+
+// TestPullRequestsOfAllPages asks a forge whose pages are smaller than asked for, in the shapes that forges document.
+func TestPullRequestsOfAllPages(t *testing.T) {
+	t.Parallel()
+	sha := strings.Repeat("a", 40)
+	hub := `[{"number":%d,"state":"open","created_at":"2026-01-02T03:04:05Z","user":{"id":9,"login":"kim"},"author_association":"MEMBER",
+		"head":{"ref":"x","sha":"` + sha + `","repo":{"id":2,"full_name":"kim/app"}},"base":{"ref":"main","repo":{"id":1,"full_name":"team/app"}}}]`
+	lab := `[{"iid":%d,"state":"opened","created_at":"2026-01-02T03:04:05.000Z","source_branch":"x","target_branch":"main","sha":"` + sha + `",
+		"source_project_id":2,"target_project_id":1,"author":{"id":9,"username":"kim"}}]`
+	for _, c := range []struct{ provider, list, one, answer, merged, ref string }{
+		{"github", "/api/v3/repos/team/app/pulls", "/api/v3/repos/team/app/pulls/4", hub, `{"state":"closed","merged":true}`, "refs/pull/3/head"},
+		{"forgejo", "/api/v1/repos/team/app/pulls", "/api/v1/repos/team/app/pulls/4", hub, `{"state":"closed","merged":true}`, "refs/pull/3/head"},
+		{"gitlab", "/api/v4/projects/team%2Fapp/merge_requests", "/api/v4/projects/team%2Fapp/merge_requests/4", lab, `{"state":"merged"}`, "refs/merge-requests/3/head"},
+	} {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			page := r.URL.Query().Get("page")
+			switch {
+			case r.URL.EscapedPath() == c.one:
+				fmt.Fprint(w, c.merged)
+			case r.URL.EscapedPath() != c.list:
+				w.WriteHeader(http.StatusNotFound)
+			case page == "1", page == "2", page == "3": // 2 twice, as when another was opened meanwhile
+				fmt.Fprintf(w, c.answer, map[string]int{"1": 2, "2": 2, "3": 3}[page])
+			default:
+				fmt.Fprint(w, "[]")
+			}
+		}))
+		repo, err := forge.Open(forge.Config{Provider: c.provider, URL: s.URL + "/team/app", Token: token})
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := repo.Pulls(t.Context())
+		if err != nil || len(list) != 2 {
+			t.Fatalf("%s: %d requests, %v, want 2", c.provider, len(list), err)
+		}
+		if p := list[1]; p.Number != 3 || p.HeadSHA != sha || p.HeadRef != "x" || p.BaseRef != "main" || !p.Fork || p.FetchRef != c.ref ||
+			p.Author != (event.Person{ID: "9", Login: "kim"}) || p.Created.Year() != 2026 {
+			t.Errorf("%s: %+v", c.provider, p)
+		}
+		if action, err := repo.PullAction(t.Context(), 4); action != event.PullMerged || err != nil {
+			t.Errorf("%s: 4 is %q, %v", c.provider, action, err)
+		}
+		if action, err := repo.PullAction(t.Context(), 5); action != event.PullClosed || err != nil {
+			t.Errorf("%s: 5, which is not there, is %q, %v", c.provider, action, err)
 		}
 		s.Close()
 	}

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"net/url"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -24,20 +24,11 @@ func (n *Notifier) queueStatus(ctx context.Context, r run.Run, e event.Event) er
 		return nil
 	}
 	h := fnv.New32a()
-	_, _ = h.Write([]byte(host(r.Cause.Repository)))
+	_, _ = h.Write([]byte(forge.Host(r.Cause.Repository)))
 	return n.queue(ctx, event.Notification{Target: statusQueue(int(h.Sum32() % forgeQueues)), Run: r.ID}, e.ID)
 }
 
 func statusQueue(i int) string { return "status-" + strconv.Itoa(i) }
-
-func host(repository string) string {
-	if u, err := url.Parse(repository); err == nil && u.Host != "" {
-		return strings.ToLower(u.Host)
-	}
-	_, rest, _ := strings.Cut(repository, "@")
-	name, _, _ := strings.Cut(rest, ":")
-	return strings.ToLower(name)
-}
 
 // sendStatus sets the status of the commit that a run is about, as the run is now.
 func (n *Notifier) sendStatus(ctx context.Context, id string) error {
@@ -74,26 +65,11 @@ func (n *Notifier) sendStatus(ctx context.Context, id string) error {
 	}
 }
 
-// forgeOf finds out which forge a run's repository is at: a hook for it knows, or the host does. The
-// token is the name of the hook's secret, if it has one. Nothing is returned for a repository elsewhere.
+// forgeOf finds out which forge a run's repository is at. Its token is the name of a secret.
 func (n *Notifier) forgeOf(r run.Run) forge.Config {
-	repository := r.Cause.Repository
-	at := forge.Config{URL: repository, Provider: n.Forges[host(repository)]}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for _, h := range n.hooks {
-		switch {
-		case forge.Same(h.URL, repository):
-			at.Provider, at.API, at.Token = h.Provider, h.API, h.TokenSecret
-			return at
-		case at.Provider == "" && host(h.URL) == host(repository):
-			at.Provider, at.API = h.Provider, h.API
-		}
-	}
-	if at.Provider == "" {
-		at.Provider = forge.Detect(repository)
-	}
-	return at
+	return forge.Locate(r.Cause.Repository, maps.Values(n.hooks), n.Forges)
 }
 
 // tokenOf returns the token for a run's repository: that of the task's context, else that of the hook.

@@ -280,6 +280,21 @@ func TestOtherBranchesTagsAndPullRequests(t *testing.T) {
 	expect(t, never.see(decide.Observation{Source: p}), decide.Filtered, true, "comes from a fork")
 }
 
+func TestPullRequestThatGoesToAnotherBranch(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(t *task.Task) { t.Triggers.Source[0].Events = []task.SourceEvent{task.PullRequest} })
+	w.in.Track, w.in.State = decide.Track{Kind: decide.TrackPull, Name: "7"}, decide.State{}
+	p := &decide.Source{Name: "stable", Default: "main", Head: "p1", Pull: &decide.Pull{Number: 7, Base: "c0"}}
+	expect(t, w.see(decide.Observation{Source: p}), decide.Filtered, true, "branch stable matches no pattern")
+	p.Name = "main"
+	expect(t, w.see(decide.Observation{Source: p}), decide.Run, true, "pull request 7 is at p1")
+	p.Name = "stable"
+	expect(t, w.see(decide.Observation{Source: p}), decide.Unchanged, true, "to go to branch stable")
+	expect(t, w.see(decide.Observation{Source: p}), decide.Unchanged, false, "nothing has changed")
+	p.Name = "main"
+	expect(t, w.see(decide.Observation{Source: p}), decide.Unchanged, true, "was built")
+}
+
 func TestQuietWindows(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, func(t *task.Task) {

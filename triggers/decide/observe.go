@@ -53,8 +53,11 @@ func (f *fold) observe() {
 	if o.Definition = f.Definition; o.Definition == "" {
 		o.Definition = f.Task.Hash()
 	}
-	if f.Seen.Source != nil {
-		o.Commit = f.Seen.Source.Head
+	if s := f.Seen.Source; s != nil {
+		o.Commit = s.Head
+		if s.Pull != nil {
+			f.retarget(s)
+		}
 	}
 	for name, digest := range f.Seen.Bases {
 		if digest == "" && o.Bases[name] != "" {
@@ -66,6 +69,14 @@ func (f *fold) observe() {
 		o.Bases[name] = digest
 	}
 	f.target = o.Commit
+}
+
+// retarget takes in the branch that a pull request goes to. A commit that was refused is judged anew for another.
+func (f *fold) retarget(s *Source) {
+	if f.next.Into != "" && f.next.Into != s.Name && f.next.Attempted.Commit != s.Head {
+		f.next.Considered.Commit = ""
+	}
+	f.next.Into = s.Name
 }
 
 // baseline takes what is there as considered.
@@ -114,6 +125,8 @@ func (f *fold) nothing() Outcome {
 	case f.next.Considered.Definition != f.next.Observed.Definition:
 		f.next.Considered.Definition = f.next.Observed.Definition
 		return f.stored(f.decision(Unchanged, "the definition has changed; the next run uses it"))
+	case f.State.Into != "" && f.next.Into != f.State.Into:
+		return f.stored(f.decision(Unchanged, fmt.Sprintf("the commit was built, and now is to go to branch %s", f.next.Into)))
 	case !same(f.next, f.State): // a base image that is new to the track
 		return f.stored(f.decision(Unchanged, "base images are followed from here on"))
 	case f.Seen.Event != "" && slices.Contains(f.State.Events, f.Seen.Event):

@@ -83,6 +83,8 @@ type State struct {
 	Queued  map[Class]string `json:"queued,omitempty"`
 	Pending *Pending         `json:"pending,omitempty"`
 	Events  []string         `json:"events,omitempty"` // the last ones that led to a decision
+	// Into is the branch that a pull request goes to.
+	Into string `json:"into,omitempty"`
 	// Occurrence is the last one that was decided, on a timer's track.
 	Occurrence time.Time `json:"occurrence,omitzero"`
 }

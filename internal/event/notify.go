@@ -17,6 +17,12 @@ const SubjectNotify = "kiln.notify.>"
 // NotifySubject is the queue of what is to be sent to one target.
 func NotifySubject(target string) string { return "kiln.notify." + target }
 
+// StatusFilter covers the statuses of commits that are to be set.
+const StatusFilter = "kiln.notify.status.*"
+
+// StatusSubject is the queue of statuses for the forge at a host.
+func StatusSubject(host string) string { return "kiln.notify.status." + Hash(host) }
+
 // A Target is where events are sent to: an address of somebody who wants to be notified.
 type Target struct {
 	ID     string   `json:"id"` // random
@@ -34,12 +40,14 @@ type Target struct {
 // A Notification waits in the queue of a target: an event to be sent, or a run whose commit is to get a
 // status.
 type Notification struct {
-	Target string `json:"target"`
+	Target string `json:"target,omitempty"`
 	Event  *Event `json:"event,omitempty"`
 	// Seq is the place of the event in the stream of events, if it is not here: a queue that nobody empties
 	// takes little room then.
 	Seq uint64 `json:"seq,omitempty"`
 	Run string `json:"run,omitempty"`
+	// Host is where the forge is, if it is about a run.
+	Host string `json:"host,omitempty"`
 	// Since is when it came into the queue; it is given up a day later.
 	Since time.Time `json:"since"`
 }

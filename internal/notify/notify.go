@@ -12,6 +12,8 @@
 //     when that is full is dropped, and logged.
 //   - A notification is a CloudEvent in structured JSON, signed as Standard Webhooks says. No address
 //     but a public one is spoken to, unless Config.Allow says so; no redirect is followed.
+//   - Forges do not wait for each other either: each host has its own queue, as long as that of a target, and
+//     at most 4 requests under way. One that fails is tried again alone, after 5 seconds to 5 minutes.
 //   - The status of a commit is computed from its run when it is sent, so an old one never replaces a
 //     newer one for good. A status that the forge refuses for ever is given up at once, and logged.
 package notify
@@ -72,7 +74,6 @@ const (
 	pending     = 64 // delivered and not settled, per target
 	sendTimeout = 10 * time.Second
 	ackWait     = 5 * time.Minute // well above pending/parallel*sendTimeout
-	forgeQueues = 8               // of statuses; a forge always has the same
 )
 
 func (n *Notifier) init() {
@@ -97,9 +98,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	var all sync.WaitGroup
 	defer all.Wait()
 	start := func(id string) { n.start(ctx, &all, id) }
-	for i := range forgeQueues {
-		start(statusQueue(i))
-	}
+	all.Go(func() { n.sendStatuses(ctx) })
 	all.Go(func() {
 		follow(ctx, n.Log, &n.Store.Hooks, func(e *store.Entry[event.Hook]) { n.hook(e) })
 	})
@@ -261,7 +260,7 @@ func (n *Notifier) distribute(ctx context.Context, m bus.Message) error {
 		} else if !concerns {
 			continue
 		}
-		if err := n.queue(ctx, event.Notification{Target: t.ID, Seq: seq}, e.ID); err != nil {
+		if err := n.queue(ctx, event.NotifySubject(t.ID), event.Notification{Target: t.ID, Seq: seq}, e.ID); err != nil {
 			return err
 		}
 	}
@@ -311,12 +310,12 @@ func (n *Notifier) concerns(ctx context.Context, t event.Target, e event.Event, 
 	return strings.EqualFold(r.Task, t.Task), err
 }
 
-// queue puts a notification into its target's queue; a full queue drops it.
-func (n *Notifier) queue(ctx context.Context, w event.Notification, id string) error {
+// queue puts a notification into a queue; one that is full drops it.
+func (n *Notifier) queue(ctx context.Context, subject string, w event.Notification, id string) error {
 	w.Since = time.Now().UTC()
-	_, err := n.Bus.Publish(ctx, event.NotifySubject(w.Target), event.Hash(w.Target+"|"+id), w)
+	_, err := n.Bus.Publish(ctx, subject, event.Hash(subject+"|"+id), w)
 	if errors.Is(err, bus.ErrFull) {
-		n.Log.Error("notification dropped, too many wait for the target", "target", w.Target, "event", id, "err", err)
+		n.Log.Error("notification dropped, too many wait for the target", "target", w.Target, "host", w.Host, "event", id, "err", err)
 		return nil
 	}
 	return err

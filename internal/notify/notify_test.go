@@ -349,3 +349,53 @@ func TestCommitGetsTheStatusOfItsRun(t *testing.T) {
 		})
 	}
 }
+
+func TestForgesThatHangDelayNoOther(t *testing.T) {
+	t.Parallel()
+	hang := make(chan struct{})
+	var mu sync.Mutex
+	asked := map[string]int{}
+	silent := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		asked[r.Host]++
+		mu.Unlock()
+		<-hang
+	})
+	s := start(t, func(n *notify.Notifier) { n.Forges = map[string]string{}; n.Backoff = nil })
+	hook := func(url string) {
+		_, err := s.store.Hooks.Create(t.Context(), event.Hash(url), event.Hook{ID: event.Hash(url), Provider: "github", URL: url + "/team/app"})
+		check(t, err)
+	}
+	commitOf := func(id, url string) run.Run {
+		return run.Run{ID: id, Task: "app", TaskUID: "u1", State: run.Succeeded, Cause: run.Cause{Kind: run.CauseCommit,
+			Repository: url + "/team/app.git", Commit: commit}, Spec: run.Spec{Refs: &run.SecretRefs{Context: "forge"}}}
+	}
+	live := startStatuses(t, "/api/v3/repos/team/app/statuses/"+commit)
+	live.fail = 0
+	hook(live.URL)
+	for i := range 24 {
+		f := httptest.NewServer(silent)
+		t.Cleanup(f.Close)
+		hook(f.URL)
+		for j := range 8 {
+			s.changed(t, event.TypeRunFinished, commitOf(fmt.Sprintf("h%dx%d", i, j), f.URL))
+		}
+	}
+	t.Cleanup(func() { close(hang) }) // before the servers are closed
+	await(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(asked) == 24 })
+	begin := time.Now()
+	for i := range 20 {
+		s.changed(t, event.TypeRunFinished, commitOf(fmt.Sprintf("l%d", i), live.URL))
+	}
+	await(t, func() bool { live.mu.Lock(); defer live.mu.Unlock(); return len(live.got) == 20 })
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("the status of a live forge took %s", took)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for host, n := range asked {
+		if n > 4 {
+			t.Errorf("%s was asked %d times at once", host, n)
+		}
+	}
+}

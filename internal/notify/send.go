@@ -93,10 +93,9 @@ func backoff(attempt int) time.Duration {
 	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
 }
 
-// giveUp keeps a notification that could not be delivered where it can be seen. There is nothing to see
-// of a status: the run says it all.
+// giveUp keeps a notification that could not be delivered where it can be seen.
 func (n *Notifier) giveUp(ctx context.Context, w event.Notification, attempts int, cause error) error {
-	n.Log.Error("notification given up", "target", w.Target, "run", w.Run, "attempts", attempts, "err", cause)
+	n.Log.Error("notification given up", "target", w.Target, "attempts", attempts, "err", cause)
 	if w.Event == nil {
 		return nil
 	}
@@ -110,13 +109,12 @@ func (n *Notifier) giveUp(ctx context.Context, w event.Notification, attempts in
 
 // send makes one attempt.
 func (n *Notifier) send(ctx context.Context, w event.Notification) error {
-	if w.Event == nil {
-		return n.sendStatus(ctx, w.Run)
-	}
 	n.mu.Lock()
 	t, ok := n.targets[w.Target]
 	n.mu.Unlock()
 	switch {
+	case w.Event == nil:
+		return fmt.Errorf("%w: it is about no event", errFinal)
 	case !ok:
 		return nil // removed; its queue will be too
 	case t.Disabled:

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"maps"
-	"strconv"
 	"strings"
 
 	"kiln/internal/event"
@@ -23,12 +21,10 @@ func (n *Notifier) queueStatus(ctx context.Context, r run.Run, e event.Event) er
 	if !about || r.Task == "" || r.Cause.Commit == "" || r.Cause.Repository == "" {
 		return nil
 	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(forge.Host(r.Cause.Repository)))
-	return n.queue(ctx, event.Notification{Target: statusQueue(int(h.Sum32() % forgeQueues)), Run: r.ID}, e.ID)
+	host := forge.Host(r.Cause.Repository)
+	w := event.Notification{Run: r.ID, Host: host}
+	return n.queue(ctx, event.StatusSubject(host), w, e.ID)
 }
-
-func statusQueue(i int) string { return "status-" + strconv.Itoa(i) }
 
 // sendStatus sets the status of the commit that a run is about, as the run is now.
 func (n *Notifier) sendStatus(ctx context.Context, id string) error {
@@ -56,7 +52,7 @@ func (n *Notifier) sendStatus(ctx context.Context, id string) error {
 		if err := repo.SetStatus(ctx, r.Cause.Commit, said); forge.Permanent(err) {
 			return fmt.Errorf("%w: %w", errFinal, err)
 		} else if err != nil {
-			return err
+			return unreached{err}
 		}
 		// Another status may have been sent meanwhile, and have arrived before this one.
 		if r, _, err = n.Store.Runs.Get(ctx, id); err != nil || n.statusOf(r) == said {

@@ -27,6 +27,7 @@ func TestTasksFromTheCommandLine(t *testing.T) {
 	t.Run("timers and credentials", s.timersAndCredentials)
 	t.Run("apply", s.applyFiles)
 	t.Run("secrets", s.keepSecrets)
+	t.Run("addresses", s.keepAddresses)
 }
 
 // wants runs a command and wants an exit code and what it says on standard error.
@@ -197,7 +198,7 @@ func (s *server) applyFiles(t *testing.T) {
 	s.wants(t, 2, "-f FILE|DIR is missing", "apply")
 }
 
-// keepSecrets looks for the value of a secret in everything that the server has stored.
+// keepSecrets keeps secrets whose values are nowhere in clear.
 func (s *server) keepSecrets(t *testing.T) {
 	const value = "correct-horse-battery-staple"
 	file := filepath.Join(t.TempDir(), "value")
@@ -222,6 +223,34 @@ func (s *server) keepSecrets(t *testing.T) {
 	}
 	s.wants(t, 0, "cannot be run now: web", "secret", "remove", "forge")
 	s.wants(t, 2, `no secret "forge"`, "secret", "remove", "forge")
+	s.holdsNot(t, value)
+}
+
+// keepAddresses has a target whose address is a password.
+func (s *server) keepAddresses(t *testing.T) {
+	const value = "T0K3N-in-the-path"
+	file := filepath.Join(t.TempDir(), "url")
+	if err := os.WriteFile(file, []byte("http://127.0.0.1:9/services/"+value+"?key="+value+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.wants(t, 2, "--url or --url-from-file", "notify", "add", "--events", "run.finished")
+	s.prints(t, "target chat", "notify", "add", "--name", "chat", "--url-from-file", file, "--events", "run.finished")
+	s.prints(t, "http://127.0.0.1:9\n", "notify", "list")
+	if out := s.must("notify", "list", "-o", "json"); strings.Contains(out, value) {
+		t.Errorf("kiln notify list shows the address:\n%s", out)
+	}
+	if r := s.kiln("notify", "test", "chat"); r.code == 0 || !strings.Contains(r.err, "127.0.0.1") || strings.Contains(r.err, value) {
+		t.Errorf("kiln notify test: %+v, want a refusal that names the host alone", r)
+	}
+	if strings.Contains(s.log.String(), value) {
+		t.Error("the server's log holds the address")
+	}
+	s.holdsNot(t, value)
+}
+
+// holdsNot looks for a value in everything that the server has stored.
+func (s *server) holdsNot(t *testing.T, value string) {
+	t.Helper()
 	err := filepath.WalkDir(s.data, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return nil // what comes and goes

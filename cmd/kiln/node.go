@@ -301,6 +301,7 @@ func (n *node) handler() http.Handler {
 		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
 	}).Handler())
 	mux.Handle(webhook.Prefix, n.delivery)
+	mux.HandleFunc("GET "+runPath+"{run}", n.showRun)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	return mux
 }

@@ -30,16 +30,27 @@ func newNotifyCommand(c *cli) *cobra.Command {
 
 func newNotifyAddCommand(c *cli) *cobra.Command {
 	var t apiclient.AddTarget
+	var file string
 	cmd := &cobra.Command{
-		Use:   "add --url URL --events EVENT[,EVENT...]",
+		Use:   "add --url URL | --url-from-file FILE --events EVENT[,EVENT...]",
 		Short: "Have events sent to an address",
 		Long: "Have events sent to an address: " + strings.Join(event.NotifiedTypes, ", ") + ".\n" +
-			"With --secret each is signed with the secret of that name (kiln secret set).",
-		Example: "  kiln notify add --url https://ci.example.com/kiln --events run.finished,image.pushed --secret signing --task app",
-		Args:    noArguments,
+			"With --secret each is signed with the secret of that name (kiln secret set).\n" +
+			"The address is stored sealed, and no more than its host is shown again. One that holds a token is better\n" +
+			"given with --url-from-file than on a command line, which others on the machine can read.",
+		Example: "  kiln notify add --url https://ci.example.com/kiln --events run.finished,image.pushed --secret signing --task app\n" +
+			"  kiln notify add --url-from-file chat-url --name chat --events run.finished",
+		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if t.URL == "" || len(t.Events) == 0 {
-				return usagef("--url https://HOST/PATH --events run.finished", "--url and --events are needed")
+			if (t.URL == "") == (file == "") || len(t.Events) == 0 {
+				return usagef("--url https://HOST/PATH --events run.finished", "--url or --url-from-file, and --events are needed")
+			}
+			if file != "" {
+				address, err := c.secretValue(cmd, "URL", file, "")
+				if err != nil {
+					return err
+				}
+				t.URL = strings.TrimSpace(address)
 			}
 			client, err := c.client()
 			if err != nil {
@@ -55,6 +66,7 @@ func newNotifyAddCommand(c *cli) *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&t.URL, "url", "", "address to send to")
+	f.StringVar(&file, "url-from-file", "", "`FILE` with the address to send to; - is standard input")
 	f.StringSliceVar(&t.Events, "events", nil, "types of events to send")
 	f.StringVar(&t.Secret, "secret", "", "name of the secret to sign with (default not signed)")
 	f.StringVar(&t.Task, "task", "", "only events of this task")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	forges "kiln/internal/forge"
 	"kiln/internal/netguard"
 	"kiln/internal/notify"
+	"kiln/internal/run"
 	"kiln/webhook"
 )
 
@@ -27,7 +29,7 @@ func (n *node) openHooks(context.Context) error {
 	n.hooks = &webhook.Book{Store: &n.store.Hooks, Identity: n.identity, Log: n.log}
 	n.delivery = &webhook.Handler{Hooks: n.hooks.Hook, Used: n.hooks.Used, Publish: webhook.Publisher(creator), Log: n.log}
 	n.notifier = &notify.Notifier{Bus: n.bus, Store: n.store, Secret: n.secrets().Value, Guard: n.notifyGuard(), ForgeGuard: n.forgeGuard(),
-		Forges: n.cfg.forgeHosts(), Log: n.log}
+		Unseal: n.identity.Open, Forges: n.cfg.forgeHosts(), RunURL: n.cfg.runURL(), Log: n.log}
 	return nil
 }
 
@@ -41,6 +43,28 @@ func (n *node) forgeGuard() netguard.Guard { return netguard.Guard{Allow: n.allo
 func (n *node) hookConfig() api.HookConfig {
 	return api.HookConfig{Providers: webhook.Providers(), Address: n.cfg.publicURL, Secret: n.secrets().Value,
 		HTTP: n.forgeGuard().Client(forgeTimeout)}
+}
+
+// runPath is where people look at a run.
+const runPath = "/runs/"
+
+// runURL returns where people can look at a run; nil if it is not known how they reach the server.
+func (cfg *serveConfig) runURL() func(id string) string {
+	if cfg.publicURL == "" {
+		return nil
+	}
+	return func(id string) string { return strings.TrimSuffix(cfg.publicURL, "/") + runPath + id }
+}
+
+// showRun tells who follows a link to a run how to see it. It asks for no token, so it says nothing about the run.
+func (n *node) showRun(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("run")
+	if !run.ValidID(id) {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintf(w, "This is a run of kiln. To see it, with a token of this server:\n\n  kiln show %[1]s\n  kiln logs %[1]s\n  kiln why %[1]s\n", id)
 }
 
 // forgeHosts is --forge as a map: host to provider.

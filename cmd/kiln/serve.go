@@ -79,7 +79,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.StringSliceVar(&cfg.allowSources, "allow-source", nil, "`HOST|CIDR` that sources may be at though it is not public, also by http://; may be repeated")
 	f.StringVar(&cfg.knownHosts, "ssh-known-hosts", "", "file with the host keys of git servers that are reached by ssh")
 	f.BoolVar(&cfg.relaxed, "relaxed-sync", false, "acknowledge before the disk has the data: faster on slow disks; a power loss may take the last two minutes")
-	f.StringVar(&cfg.publicURL, "public-url", "", "address that forges and people reach the server at, such as https://kiln.example.com (default the one that a request was sent to)")
+	f.StringVar(&cfg.publicURL, "public-url", "", "address that forges and people reach the server at, for hooks and for links to runs, such as https://kiln.example.com (default for hooks the one that a request was sent to)")
 	f.StringSliceVar(&cfg.forges, "forge", nil, "`HOST=github|gitlab|gitea|forgejo`: what forge a host is, for the status of commits; may be repeated")
 	f.StringSliceVar(&cfg.allowNotify, "allow-notify", nil, "`HOST|CIDR` that notifications may go to though it is not public; may be repeated")
 	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the server's log on standard error: text or json")

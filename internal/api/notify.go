@@ -11,6 +11,7 @@ import (
 
 	"kiln/internal/apiclient"
 	"kiln/internal/event"
+	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
@@ -40,6 +41,11 @@ func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
 	if err := s.validateTarget(r.Context(), &t); err != nil {
 		return err
 	}
+	var err error
+	if t.Address, err = secret.Seal(s.Recipient, t.URL); err != nil {
+		return err
+	}
+	t.URL = shownURL(t.URL)
 	if _, err := s.Store.Targets.Create(r.Context(), t.ID, t); err != nil {
 		return err
 	}
@@ -234,13 +240,17 @@ func (s *Server) retryFailed(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// publicTarget is a target without the part of its URL that may be a password.
+// publicTarget is a target as it may be shown.
 func publicTarget(t event.Target) apiclient.Target {
-	shown := t.URL
-	if u, err := url.Parse(t.URL); err == nil && u.RawQuery != "" {
-		u.RawQuery = "***"
-		shown = u.String()
-	}
-	return apiclient.Target{ID: t.ID, Name: t.Name, URL: shown, Events: t.Events, Task: t.Task, Secret: t.Secret,
+	return apiclient.Target{ID: t.ID, Name: t.Name, URL: shownURL(t.URL), Events: t.Events, Task: t.Task, Secret: t.Secret,
 		Disabled: t.Disabled, Reason: t.Reason, Created: t.Created}
+}
+
+// shownURL is scheme and host of an address: path and query of many are as good as a password.
+func shownURL(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()
 }

@@ -16,7 +16,7 @@ func TargetPath(target string) string { return PathTargets + "/" + url.PathEscap
 // AddTarget asks for a target.
 type AddTarget struct {
 	Name   string   `json:"name,omitempty"` // unique; empty means one made of the URL's host
-	URL    string   `json:"url"`
+	URL    string   `json:"url"`            // stored sealed, and not shown again but for its host
 	Events []string `json:"events"`
 	Task   string   `json:"task,omitempty"`
 	Secret string   `json:"secret,omitempty"` // name of a secret
@@ -26,7 +26,7 @@ type AddTarget struct {
 type Target struct {
 	ID       string    `json:"id"`
 	Name     string    `json:"name"`
-	URL      string    `json:"url"` // without what could be a password
+	URL      string    `json:"url"` // scheme and host alone
 	Events   []string  `json:"events"`
 	Task     string    `json:"task,omitempty"`
 	Secret   string    `json:"secret,omitempty"`

@@ -25,12 +25,15 @@ func StatusSubject(host string) string { return "kiln.notify.status." + Hash(hos
 
 // A Target is where events are sent to: an address of somebody who wants to be notified.
 type Target struct {
-	ID     string   `json:"id"` // random
-	Name   string   `json:"name"`
-	URL    string   `json:"url"`
-	Events []string `json:"events"`           // of NotifiedTypes
-	Task   string   `json:"task,omitempty"`   // only runs and images of this task; empty means all
-	Secret string   `json:"secret,omitempty"` // name of the secret that notifications are signed with
+	ID   string `json:"id"` // random
+	Name string `json:"name"`
+	// URL is the scheme and host of the address, which alone may be shown: the rest is often as good as a
+	// password. Address is all of it, sealed; where it is empty URL is.
+	URL     string   `json:"url"`
+	Address []byte   `json:"address,omitempty"`
+	Events  []string `json:"events"`           // of NotifiedTypes
+	Task    string   `json:"task,omitempty"`   // only runs and images of this task; empty means all
+	Secret  string   `json:"secret,omitempty"` // name of the secret that notifications are signed with
 	// Disabled targets get nothing; Reason says why.
 	Disabled bool      `json:"disabled,omitempty"`
 	Reason   string    `json:"reason,omitempty"`

@@ -10,7 +10,8 @@
 //     for 30 days, to be seen and retried.
 //   - Targets do not wait for each other. Each has a queue of at most 10,000 notifications; what comes
 //     when that is full is dropped, and logged.
-//   - A notification is a CloudEvent in structured JSON, signed as Standard Webhooks says. No address
+//   - A notification is a CloudEvent in structured JSON, signed as Standard Webhooks says. Of a target's
+//     address no more than scheme and host is in a log or an error. No address
 //     but a public one is spoken to, unless Config.Allow says so; no redirect is followed.
 //   - Forges do not wait for each other either: each host has its own queue, as long as that of a target, and
 //     at most 4 requests under way. One that fails is tried again alone, after 5 seconds to 5 minutes.
@@ -45,6 +46,8 @@ type Notifier struct {
 	// Secret returns the value of a named secret; an error that wraps secret.ErrUnknown or store.ErrNotFound
 	// if there is none.
 	Secret func(ctx context.Context, name string) (string, error)
+	// Unseal opens what was sealed for the server, such as the addresses of targets.
+	Unseal func(sealed []byte, v any) error
 	// Guard decides which addresses notifications may go to, and ForgeGuard which forges may be at.
 	Guard, ForgeGuard netguard.Guard
 	// Forges tells by a repository's host what forge it is, where neither a hook nor the host does.

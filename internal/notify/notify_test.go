@@ -24,6 +24,7 @@ import (
 	"kiln/internal/netguard"
 	"kiln/internal/notify"
 	"kiln/internal/run"
+	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
@@ -38,6 +39,8 @@ type site struct {
 	bus   *bus.Bus
 	store *store.Store
 	log   *lockedBuffer
+
+	identity secret.Identity
 }
 
 type lockedBuffer struct {
@@ -63,11 +66,14 @@ func start(t *testing.T, change func(*notify.Notifier)) *site {
 	var err error
 	s.store, err = store.Open(t.Context(), s.bus.JetStream(), time.Minute)
 	check(t, err)
+	s.identity, err = secret.NewIdentity()
+	check(t, err)
 	loopback := netguard.Guard{Allow: func(_ string, addr netip.Addr) bool { return addr.IsLoopback() }}
 	n := &notify.Notifier{Bus: s.bus, Store: s.store, Log: slog.New(slog.NewTextHandler(s.log, nil)), Guard: loopback, ForgeGuard: loopback,
 		Secret: func(_ context.Context, name string) (string, error) {
 			return map[string]string{"signing": signingKey, "forge": forgeToken}[name], nil
 		},
+		Unseal:  s.identity.Open,
 		RunURL:  func(id string) string { return "https://kiln.test/runs/" + id },
 		Backoff: func(int) time.Duration { return 10 * time.Millisecond }}
 	if change != nil {
@@ -90,7 +96,9 @@ func check(t *testing.T, err error) {
 // target stores a target of all events.
 func (s *site) target(t *testing.T, id, url string) {
 	t.Helper()
-	_, err := s.store.Targets.Create(t.Context(), id, event.Target{ID: id, Name: id, URL: url, Events: event.NotifiedTypes, Secret: "signing"})
+	sealed, err := secret.Seal(s.identity.Recipient(), url)
+	check(t, err)
+	_, err = s.store.Targets.Create(t.Context(), id, event.Target{ID: id, Name: id, URL: "http://127.0.0.1", Address: sealed, Events: event.NotifiedTypes, Secret: "signing"})
 	check(t, err)
 	// It is in effect when the notifier has made its queue.
 	await(t, func() bool {
@@ -182,6 +190,10 @@ func TestNotificationIsSignedAndRepeatedAfterAnError(t *testing.T) {
 	}
 	if bytes.Contains(r.got[0].Data, []byte(base64.StdEncoding.EncodeToString([]byte("sealed secret")))) {
 		t.Error("the notification holds the run's sealed secrets")
+	}
+	var data struct{ RunURL string }
+	if err := json.Unmarshal(r.got[0].Data, &data); err != nil || data.RunURL != "https://kiln.test/runs/r1" {
+		t.Errorf("the notification does not link to its run: %s, %v", r.got[0].Data, err)
 	}
 	if log := s.log.String(); strings.Contains(log, signingKey) || strings.Contains(log, "in-the-address") {
 		t.Error("the log holds a secret")

@@ -82,7 +82,35 @@ func (n *Notifier) fetch(ctx context.Context, w *event.Notification) error {
 		_, err = withoutSecrets(&e)
 	}
 	if err == nil {
+		err = n.link(&e)
+	}
+	if err == nil {
 		w.Event = &e
+	}
+	return err
+}
+
+// link adds where people can look at the run that an event is about.
+func (n *Notifier) link(e *event.Event) error {
+	if n.RunURL == nil {
+		return nil
+	}
+	data := map[string]json.RawMessage{}
+	if err := json.Unmarshal(e.Data, &data); err != nil {
+		return fmt.Errorf("%w: event %s: %w", errFinal, e.ID, err)
+	}
+	id, changed := "", struct {
+		ID string `json:"id"`
+	}{}
+	if json.Unmarshal(data["run"], &id) != nil && json.Unmarshal(data["run"], &changed) == nil {
+		id = changed.ID
+	}
+	if id == "" {
+		return nil
+	}
+	var err error
+	if data["runURL"], err = json.Marshal(n.RunURL(id)); err == nil {
+		e.Data, err = json.Marshal(data)
 	}
 	return err
 }
@@ -162,7 +190,13 @@ func (n *Notifier) post(ctx context.Context, t event.Target, e event.Event) erro
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.URL, bytes.NewReader(body))
+	address := t.URL
+	if len(t.Address) > 0 {
+		if err := n.Unseal(t.Address, &address); err != nil {
+			return fmt.Errorf("%w: the target's address cannot be opened; was the server's identity.key replaced? Add the target again", errFinal)
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("%w: the target's URL cannot be used", errFinal)
 	}

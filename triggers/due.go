@@ -70,6 +70,7 @@ func (p *pass) cause(dec *event.Decision) run.Cause {
 	}
 	if p.pull != nil {
 		c.PullRequest, c.Author, c.By = p.pull.Number, author(p.pull), author(p.pull)
+		c.AuthorID = authorID(p.pull)
 	}
 	return c
 }

@@ -177,15 +177,17 @@ func (d *Decider) pullSource(ctx context.Context, p *pass) (*decide.Source, erro
 	}
 	if e.FetchRef == "" && e.Fork {
 		if p.location = besides(p.context.URL, e.HeadRepository); p.location == "" {
-			return nil, fmt.Errorf("pull request %d: its repository %s is not on the server of the task's", e.Number, e.HeadRepository.FullName)
+			p.location, s.Head, s.Pull.Unreachable = p.context.URL, e.HeadSHA, unreachable(e)
 		}
 	}
 	var err error
-	if p.head, err = p.sight.head(ctx, p.entry, p.location, pullRef(e)); err != nil {
-		return nil, err
-	}
-	if s.Head = p.head.Commit; len(s.Claimed) < 40 {
-		s.Claimed = ""
+	if s.Pull.Unreachable == "" {
+		if p.head, err = p.sight.head(ctx, p.entry, p.location, pullRef(e)); err != nil {
+			return nil, err
+		}
+		if s.Head = p.head.Commit; len(s.Claimed) < 40 {
+			s.Claimed = ""
+		}
 	}
 	base, err := p.sight.head(ctx, p.entry, p.context.URL, heads+e.BaseRef)
 	if err != nil {
@@ -203,6 +205,14 @@ func (d *Decider) pullSource(ctx context.Context, p *pass) (*decide.Source, erro
 		s.Pull.Trusted, err = d.trusted(ctx, p)
 	}
 	return s, err
+}
+
+// unreachable says why the commits of a pull request from a fork cannot be had.
+func unreachable(e *event.PullRequestUpdated) string {
+	if e.HeadRepository.FullName == "" {
+		return "its repository was deleted"
+	}
+	return fmt.Sprintf("its repository %s cannot be reached as the task's is: it is on another server, or only by another protocol", e.HeadRepository.FullName)
 }
 
 // recall reads the event that says what the pull request of a track is.
@@ -247,10 +257,22 @@ func (d *Decider) trusted(ctx context.Context, p *pass) (bool, error) {
 	if slices.Contains([]string{"OWNER", "MEMBER", "COLLABORATOR", "CONTRIBUTOR"}, p.pull.AuthorAssociation) {
 		return true, nil
 	}
-	if p.pull.Author.Login == "" {
+	who := authorID(p.pull)
+	if who == "" && p.pull.Repository.Provider != "bitbucket" { // whose nicknames are not unique
+		who = author(p.pull)
+	}
+	if who == "" {
 		return false, nil
 	}
-	return d.isTrusted(ctx, event.TrustKey(p.context.URL, author(p.pull)))
+	return d.isTrusted(ctx, event.TrustKey(p.context.URL, who))
+}
+
+// authorID is the account of the author of a pull request; empty if the forge does not say.
+func authorID(e *event.PullRequestUpdated) string {
+	if e.Author.ID == "" {
+		return ""
+	}
+	return e.Repository.Provider + ":id:" + e.Author.ID
 }
 
 // author is how the author of a pull request is recorded.

@@ -54,6 +54,7 @@ type azureCommit struct {
 }
 
 type azureUser struct {
+	ID          string `json:"id"`
 	Name        string `json:"name"`
 	Email       string `json:"email"`
 	DisplayName string `json:"displayName"`
@@ -161,5 +162,5 @@ func (u azureUser) person() event.Person {
 	if name == "" {
 		name = u.Name
 	}
-	return person(u.UniqueName, name, u.Email)
+	return person(u.ID, u.UniqueName, name, u.Email)
 }

@@ -83,7 +83,10 @@ type cloudEnd struct {
 	Repository *cloudRepository `json:"repository"`
 }
 
+// A cloudUser is an account. Several may have the same nickname, and it can be changed at any time.
 type cloudUser struct {
+	UUID        string `json:"uuid"`
+	AccountID   string `json:"account_id"`
 	Nickname    string `json:"nickname"`
 	DisplayName string `json:"display_name"`
 }
@@ -162,7 +165,13 @@ func (r cloudRepository) event() event.Repository {
 	return e
 }
 
-func (u cloudUser) person() event.Person { return person(u.Nickname, u.DisplayName, "") }
+func (u cloudUser) person() event.Person {
+	id := u.UUID
+	if id == "" {
+		id = u.AccountID
+	}
+	return person(id, u.Nickname, u.DisplayName, "")
+}
 
 type serverPayload struct {
 	Actor      serverUser       `json:"actor"`
@@ -194,6 +203,7 @@ type serverEnd struct {
 }
 
 type serverUser struct {
+	ID          int64  `json:"id"`
 	Name        string `json:"name"`
 	DisplayName string `json:"displayName"`
 	Email       string `json:"emailAddress"`
@@ -265,4 +275,6 @@ func (r serverRepository) event() event.Repository {
 	return e
 }
 
-func (u serverUser) person() event.Person { return person(u.Name, u.DisplayName, u.Email) }
+func (u serverUser) person() event.Person {
+	return person(numeric(u.ID), u.Name, u.DisplayName, u.Email)
+}

@@ -59,7 +59,7 @@ func genericPushed(p genericPayload) (found, error) {
 		return found{}, fmt.Errorf("ref %q is not a branch or tag in full, such as refs/heads/main", clip(p.Ref, maxName))
 	}
 	e := &event.GitPushed{Repository: event.Repository{Provider: "generic", CloneURLs: links(p.Repository)}, Ref: p.Ref,
-		Before: p.Before, After: p.After, Deleted: p.After != "" && notZero(p.After) == "", HeadMessage: clip(p.Message, maxMessage), Pusher: person(p.Pusher, "", "")}
+		Before: p.Before, After: p.After, Deleted: p.After != "" && notZero(p.After) == "", HeadMessage: clip(p.Message, maxMessage), Pusher: person("", p.Pusher, "", "")}
 	if p.Before == "" && p.After == "" {
 		if err := known(e.Repository); err != nil {
 			return found{}, err

@@ -56,6 +56,7 @@ type hubHead struct {
 }
 
 type hubUser struct {
+	ID       int64  `json:"id"`
 	Login    string `json:"login"`
 	Username string `json:"username"`
 	Name     string `json:"name"`
@@ -264,7 +265,7 @@ func (u hubUser) person() event.Person {
 	if name == "" {
 		name = u.FullName
 	}
-	return person(login, name, u.Email)
+	return person(numeric(u.ID), login, name, u.Email)
 }
 
 // A hubPackage is what GitHub tells of its registry.

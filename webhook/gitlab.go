@@ -102,7 +102,7 @@ func decodeGitLab(d delivery) (found, error) {
 
 func gitlabPushed(p gitlabPayload) (found, error) {
 	e := &event.GitPushed{Repository: p.Project.event(), Ref: p.Ref, Before: p.Before, After: p.After,
-		Pusher: person(p.UserUsername, p.UserName, p.UserEmail)}
+		Pusher: person("", p.UserUsername, p.UserName, p.UserEmail)}
 	var files fileLists
 	for _, c := range p.Commits {
 		if c.Added == nil && c.Modified == nil && c.Removed == nil {
@@ -110,7 +110,7 @@ func gitlabPushed(p gitlabPayload) (found, error) {
 		}
 		e.Commits = append(e.Commits, event.Commit{ID: c.ID, Files: files.add(c.Added, c.Modified, c.Removed)})
 		if c.ID == p.After {
-			e.HeadMessage, e.Author = clip(c.Message, maxMessage), person("", c.Author.Name, c.Author.Email)
+			e.HeadMessage, e.Author = clip(c.Message, maxMessage), person("", "", c.Author.Name, c.Author.Email)
 		}
 	}
 	// The commits are the last 20 of the push.
@@ -138,7 +138,7 @@ func gitlabMergeRequest(p gitlabPayload) (found, error) {
 		HeadSHA: m.LastCommit.ID, BaseRef: m.TargetBranch, Fork: m.SourceProject != m.TargetProject || m.SourceProject == 0}
 	e.FetchRef = fmt.Sprintf("refs/merge-requests/%d/head", m.IID)
 	if p.User.ID == m.AuthorID {
-		e.Author = person(p.User.Username, p.User.Name, p.User.Email)
+		e.Author = person(numeric(p.User.ID), p.User.Username, p.User.Name, p.User.Email)
 	}
 	if e.HeadRepository.WebURL == "" {
 		e.HeadRepository = event.Repository{}

@@ -3,6 +3,7 @@ package webhook
 import (
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -115,8 +116,8 @@ func plainURL(s string) string {
 }
 
 // person returns a person with bounded fields.
-func person(login, name, email string) event.Person {
-	return event.Person{Login: clip(login, maxText), Name: clip(name, maxText), Email: clip(email, maxText)}
+func person(id, login, name, email string) event.Person {
+	return event.Person{ID: clip(id, maxName), Login: clip(login, maxText), Name: clip(name, maxText), Email: clip(email, maxText)}
 }
 
 // fileLists collects the files of a push within the bounds.
@@ -139,4 +140,12 @@ func (l *fileLists) add(lists ...[]string) []string {
 		}
 	}
 	return out
+}
+
+// numeric is an ID as a word; empty for none.
+func numeric(id int64) string {
+	if id == 0 {
+		return ""
+	}
+	return strconv.FormatInt(id, 10)
 }

@@ -87,7 +87,7 @@ func (a *attempt) scope() string {
 		return ""
 	}
 	c := a.run.Cause
-	author := cmp.Or(c.Author, c.Track, strconv.Itoa(c.PullRequest))
+	author := cmp.Or(c.AuthorID, c.Author, c.Track, strconv.Itoa(c.PullRequest))
 	return "pr-" + event.Hash(strings.Join([]string{a.run.TaskUID, c.Repository, author}, "\n"))
 }
 

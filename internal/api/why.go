@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -208,7 +209,7 @@ func (s *Server) approve(w http.ResponseWriter, r *http.Request) error {
 		return conflict("run %s has ended already: %s", found.ID, found.State)
 	}
 	by := principal(r).Name
-	if a := found.Cause.Author; a != "" {
+	if a := cmp.Or(found.Cause.AuthorID, found.Cause.Author); a != "" {
 		// From now on the author is trusted in this repository.
 		if _, err := s.Store.Trusted.Put(r.Context(), event.TrustKey(found.Cause.Repository, a), by); err != nil {
 			return err

@@ -53,6 +53,9 @@ type Cause struct {
 	Commit      string `json:"commit,omitempty"`
 	PullRequest int    `json:"pullRequest,omitempty"`
 	Author      string `json:"author,omitempty"` // login of who opened the pull request, as provider:login
+	// AuthorID is the account of Author at the forge, as provider:id:ID, where the forge says so. A login may be
+	// another's later, or be that of several.
+	AuthorID string `json:"authorId,omitempty"`
 	// Moved are the base images that made the run due.
 	Moved      []Move    `json:"moved,omitempty"`
 	Occurrence time.Time `json:"occurrence,omitzero"` // of a timer

@@ -120,6 +120,8 @@ type Pull struct {
 	Base    string // commit of the branch it goes to
 	Fork    bool   // comes from another repository
 	Trusted bool   // its author was approved before, or may push
+	// Unreachable is why its commits cannot be had, so that no run is possible; empty if they can.
+	Unreachable string
 }
 
 // A Base is what is known of a base image of the task.

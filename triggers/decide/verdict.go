@@ -164,6 +164,8 @@ func (f *fold) trigger(t task.SourceTrigger, v Verdict, c change) (_ Verdict, _ 
 		return refuse(2, Filtered, FilterBranch, "branch %s matches no pattern of source trigger %q", s.Name, t.Name)
 	case s.Pull != nil && s.Pull.Fork && t.Forks == task.ForksNever:
 		return refuse(3, Filtered, FilterForks, "pull request %d comes from a fork", s.Pull.Number)
+	case s.Pull != nil && s.Pull.Unreachable != "":
+		return refuse(4, Blocked, "", "pull request %d comes from a fork, and %s", s.Pull.Number, s.Pull.Unreachable)
 	}
 	q := Question{From: c.before, To: c.after}
 	if t.Commits == task.CommitsEvery && c.event == task.Push {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/gittest"
@@ -55,6 +57,7 @@ type rig struct {
 	d       *triggers.Decider
 	events  atomic.Int64
 	secrets map[string]string
+	poll    time.Duration // how often images of other registries are asked for; 0 means never
 
 	mu   sync.Mutex
 	seen map[string][]event.Decision // by the task's UID
@@ -105,10 +108,17 @@ func (r *rig) start() {
 			return "", fmt.Errorf("no secret %q", name)
 		},
 		Clock:  &clock.Clock{Bus: r.bus, Log: log},
-		Images: &watch.Watcher{Store: r.store, Bus: r.bus, Local: local{r.reg.Store}, Registry: r.reg.Host, Log: log}}
+		Images: &watch.Watcher{Store: r.store, Bus: r.bus, Local: local{r.reg.Store}, Registry: r.reg.Host, Every: r.poll, Log: log}}
 	done := make(chan error, 1)
 	d := r.d
-	go func() { done <- d.Run(ctx) }()
+	go func() {
+		var all errgroup.Group
+		all.Go(func() error { return d.Run(ctx) })
+		if r.poll > 0 {
+			all.Go(func() error { return d.Images.Run(ctx) })
+		}
+		done <- all.Wait()
+	}()
 	r.stop = func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -33,6 +33,7 @@ type attempt struct {
 	origin   Origin      // of the source, zero if it is no commit
 	warned   int         // warnings of the source that are in the log
 	wrote    atomic.Bool // a cmd step was started
+	services services
 }
 
 // outcome is how an attempt ended.

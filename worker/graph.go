@@ -27,6 +27,7 @@ func (e *stepFailure) Unwrap() error { return e.err }
 func (a *attempt) runGraph(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	defer a.services.watch(ctx, cancel)()
 	waits, children := edges(a.task)
 	done := make(chan result)
 	running := 0
@@ -59,7 +60,7 @@ func (a *attempt) runGraph(ctx context.Context) error {
 			}
 		}
 	}
-	return first
+	return a.services.end(ctx, first)
 }
 
 type result struct {
@@ -104,6 +105,9 @@ func (a *attempt) step(ctx context.Context, index int) error {
 	tctx, cancel := context.WithTimeoutCause(ctx, s.Timeout, errStepTimeout)
 	defer cancel()
 	err := a.repeat(tctx, s, &rec)
+	if a.attend(s, rec) {
+		return nil
+	}
 	a.logs.flush(s.ID)
 	rec.Finished = time.Now().UTC()
 	rec.State, err = a.judge(ctx, tctx, s, &rec, err)
@@ -150,7 +154,10 @@ func (a *attempt) judge(ctx, tctx context.Context, s *taskspec.Step, rec *run.St
 // all of them.
 func (a *attempt) repeat(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
 	var errs []error
-	for range s.Repeat + 1 {
+	for i := range s.Repeat + 1 {
+		if i > 0 && s.Detach {
+			break // there is one service of that name
+		}
 		err := a.retry(ctx, s, rec)
 		var failure *stepFailure
 		if err != nil && (!errors.As(err, &failure) || ctx.Err() != nil) {

@@ -167,8 +167,7 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 // checkSupported refuses what this worker cannot execute yet, by name, and warns of what changes only how
 // a step is executed and has no effect.
 func checkSupported(t *taskspec.Task, file string) (taskspec.Warnings, error) {
-	var errs taskspec.Errors
-	var warnings taskspec.Warnings
+	warnings, errs := checkNetworks(t, file)
 	for _, s := range t.Steps {
 		problem := func(property, why string) *taskspec.Error {
 			return &taskspec.Error{File: file, Line: s.Line, Col: 1, Step: s.ID, Property: property, Message: why}
@@ -199,7 +198,6 @@ type finding struct {
 // unsupported are the properties without which a step would do something else than its author wants.
 func unsupported(s *taskspec.Step) []finding {
 	list := []finding{
-		{s.Detach, "detach", "services are not supported by this worker"},
 		{s.Privileged, "privileged", "privileged containers are not allowed on this worker"},
 		{s.Network == "host", "network", "the host's network is never given to a step; leave the property out for the run's own network"},
 		{len(s.Mounts) > 0, "volumeMounts", "volumes are not supported by this worker"},
@@ -220,7 +218,7 @@ func unsupported(s *taskspec.Step) []finding {
 // withoutEffect are properties that change how a step is executed, not what it does.
 func withoutEffect(s *taskspec.Step) []finding {
 	list := []finding{
-		{len(s.Ports) > 0, "ports", ""}, {s.CPUs != "", "cpus", ""}, {s.Isolation != "", "isolation", ""},
+		{s.Detach && s.Kind != taskspec.KindCmd, "detach", ""}, {s.Detach && s.Repeat > 0, "repeat", ""}, {s.CPUs != "", "cpus", ""}, {s.Isolation != "", "isolation", ""},
 	}
 	if b := s.Build; b != nil {
 		list = append(list,

@@ -108,7 +108,6 @@ func TestErrorsOfTaskFileHavePositions(t *testing.T) {
 func TestUnsupportedPropertiesAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	for property, step := range map[string]string{
-		"detach":     "cmd: img\n  detach: true",
 		"privileged": "cmd: img\n  privileged: true",
 		"network":    "cmd: --network host img",
 		"build":      "build: -t a https://github.com/o/r.git",

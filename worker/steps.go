@@ -116,10 +116,11 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 	if s.KeepImageWorkdir {
 		c.Dir = ""
 	}
-	if s.Network == "none" {
-		c.Network = solve.NetworkNone
-	}
+	a.connect(s, &c)
 	a.wrote.Store(true)
+	if s.Detach {
+		return a.serve(ctx, s, c)
+	}
 	code, err := a.session.Run(ctx, c, a.logs.sink(s.ID))
 	if err != nil {
 		return err

@@ -211,7 +211,6 @@ func testBadTasks(t *testing.T, s *server) {
 	for name, c := range map[string]struct{ task, want string }{
 		"misspelt":  {"steps:\n  - biuld: .\n", `did you mean "build"`},
 		"bad when":  {"steps:\n  - id: a\n    cmd: x\n    when: [b]\n", "acr-task.yaml:4:"},
-		"detach":    {"steps:\n  - cmd: x\n    detach: true\n", "detach"},
 		"host net":  {"steps:\n  - cmd: x\n    network: host\n", "network"},
 		"not built": {"steps:\n  - push: [\"$Registry/never:1\"]\n", "never"},
 	} {

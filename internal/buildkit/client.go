@@ -66,7 +66,7 @@ type Client struct {
 
 	sessions sync.WaitGroup // of solves
 
-	native lazy[ocispecs.Platform] // of the daemon
+	worker lazy[*client.WorkerInfo] // of the daemon
 
 	freeing sync.Mutex   // held while the disk is being freed
 	freed   atomic.Int64 // times that it was
@@ -162,16 +162,31 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 
 // platform returns the one that the daemon's containers have.
 func (c *Client) platform(ctx context.Context) (ocispecs.Platform, error) {
-	return c.native.get(ctx, func(ctx context.Context) (ocispecs.Platform, error) {
-		workers, err := c.bk.ListWorkers(ctx)
-		if err != nil {
-			return ocispecs.Platform{}, err
-		}
-		if len(workers) == 0 || len(workers[0].Platforms) == 0 {
-			return ocispecs.Platform{}, fmt.Errorf("build daemon %s has no worker", c.cfg.Address)
-		}
-		return workers[0].Platforms[0], nil
-	})
+	w, err := c.worker.get(ctx, c.firstWorker)
+	if err != nil {
+		return ocispecs.Platform{}, err
+	}
+	return w.Platforms[0], nil
+}
+
+// network returns how the daemon's containers are connected, as Info.Network says it.
+func (c *Client) network(ctx context.Context) (string, error) {
+	w, err := c.worker.get(ctx, c.firstWorker)
+	if err != nil {
+		return "", err
+	}
+	return w.Labels[networkLabel], nil
+}
+
+func (c *Client) firstWorker(ctx context.Context) (*client.WorkerInfo, error) {
+	workers, err := c.bk.ListWorkers(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(workers) == 0 || len(workers[0].Platforms) == 0 {
+		return nil, fmt.Errorf("build daemon %s has no worker", c.cfg.Address)
+	}
+	return workers[0], nil
 }
 
 // Prune removes everything from the daemon's cache that is not in use and returns the bytes freed.

@@ -21,9 +21,6 @@ import (
 	"kiln/internal/solve"
 )
 
-// maxHostname is Linux's limit of a host name, in bytes.
-const maxHostname = 64
-
 // Run executes c in a container that shares the session's workspace.
 func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error) {
 	ctx, end, err := s.begin(ctx)
@@ -56,15 +53,19 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	if err != nil {
 		return -1, err
 	}
-	hosts, err := extraHosts(c.Hosts)
+	place, err := s.place(ctx, c)
+	if err != nil {
+		return -1, err
+	}
+	hosts, err := extraHosts(place.hosts)
 	if err != nil {
 		return -1, err
 	}
 	root := gwclient.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: img.rootfs}
 	ctr, err := g.newContainer(ctx, gwclient.NewContainerRequest{
 		Mounts:     append([]gwclient.Mount{root}, shared.mounts...),
-		Hostname:   hostname(c.Step, s.cfg.Run),
-		NetMode:    networkMode(c.Network),
+		Hostname:   place.hostname,
+		NetMode:    place.mode,
 		ExtraHosts: hosts,
 	})
 	if err != nil {
@@ -73,7 +74,7 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	defer g.release(ctx, ctr)
 	stderr := &output{stream: event.StreamStderr, log: log}
 	start.Stdout, start.Stderr = &output{stream: event.StreamStdout, log: log}, stderr
-	return g.execute(ctx, ctr, start, stderr)
+	return g.execute(ctx, ctr, start, stderr, c.Started)
 }
 
 func (g *gateway) newContainer(ctx context.Context, req gwclient.NewContainerRequest) (gwclient.Container, error) {
@@ -88,7 +89,7 @@ func (g *gateway) newContainer(ctx context.Context, req gwclient.NewContainerReq
 }
 
 // execute starts the process in ctr and returns its exit code once it is gone, also when ctx ends.
-func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwclient.StartRequest, stderr *output) (int, error) {
+func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwclient.StartRequest, stderr *output, tell func()) (int, error) {
 	// The daemon lets a process run on when the context that started it ends.
 	life, kill := g.while(context.WithoutCancel(ctx))
 	defer kill()
@@ -98,6 +99,9 @@ func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwc
 		p, err := ctr.Start(life, start)
 		if err == nil {
 			started <- p
+			if tell != nil {
+				tell()
+			}
 			err = p.Wait()
 		}
 		exited <- err
@@ -203,33 +207,4 @@ func extraHosts(hosts map[string]string) ([]*pb.HostIP, error) {
 	}
 	slices.SortFunc(out, func(a, b *pb.HostIP) int { return strings.Compare(a.Host, b.Host) })
 	return out, nil
-}
-
-func networkMode(n solve.Network) pb.NetMode {
-	if n == solve.NetworkNone {
-		return pb.NetMode_NONE
-	}
-	return pb.NetMode_UNSET
-}
-
-// hostname returns "<step>.<run>": by the second part a daemon knows which network to join.
-func hostname(step, run string) string {
-	run = label(run)
-	step = label(step)
-	step = strings.TrimRight(step[:min(len(step), max(1, maxHostname-1-len(run)))], "-")
-	return step + "." + run
-}
-
-// label returns s as a part of a host name.
-func label(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
-			return r
-		}
-		return '-'
-	}, strings.ToLower(s))
-	if s = strings.Trim(s, "-"); s == "" {
-		return "x"
-	}
-	return s
 }

@@ -89,7 +89,7 @@ func testRunConfig(t *testing.T, e *env) {
 		c := e.shell("hostname; cat /etc/hosts")
 		c.Step, c.Hosts = "My_Step", map[string]string{"db": "10.1.2.3"}
 		_, j := runStep(t, s, c)
-		if got := j.text(event.StreamStdout); !strings.HasPrefix(got, "my-step") || !strings.Contains(got, "my-step.r1\n") || !strings.Contains(got, "10.1.2.3\tdb\n") {
+		if got := j.text(event.StreamStdout); !strings.HasPrefix(got, "my-step\n") || !strings.Contains(got, "\tMy_Step my-step\n") || !strings.Contains(got, "10.1.2.3\tdb\n") {
 			t.Errorf("output = %q", got)
 		}
 	})

@@ -38,11 +38,16 @@ func TestRedactor(t *testing.T) {
 
 func TestHostname(t *testing.T) {
 	long := strings.Repeat("a", 100)
-	for _, c := range []struct{ step, want string }{
-		{"web", "web.rabc"}, {"My_Step.1", "my-step-1.rabc"}, {"--", "x.rabc"}, {"é", "x.rabc"}, {long, long[:59] + ".rabc"},
+	for _, c := range []struct {
+		step  string
+		limit int
+		want  string
+	}{
+		{"web", 64, "web.rabc"}, {"My_Step.1", 64, "My_Step.1.rabc"}, {"--", 64, "x.rabc"}, {"é", 64, "x.rabc"}, {"a b", 64, "a-b.rabc"},
+		{long, maxHostname, long[:59] + ".rabc"}, {long, maxStepHostname, long + ".rabc"},
 	} {
-		if got := hostname(c.step, "rabc"); got != c.want || len(got) > maxHostname {
-			t.Errorf("hostname(%q) = %q, want %q", c.step, got, c.want)
+		if got := hostname(c.step, "rabc", c.limit); got != c.want {
+			t.Errorf("hostname(%q, %d) = %q, want %q", c.step, c.limit, got, c.want)
 		}
 	}
 }

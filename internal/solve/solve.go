@@ -35,6 +35,8 @@ type Session interface {
 	// process's exit code, whatever it is, with a nil error, and a *StepError when there was no
 	// process: no such image, no such program. When ctx ends the process gets SIGTERM, after a grace
 	// period SIGKILL, and Run returns why ctx ended once the process is gone.
+	//
+	// Containers of one network find each other by the names of their steps as long as they run.
 	Run(ctx context.Context, c Container, log LogFunc) (exitCode int, err error)
 	// Close ends the session, removes its containers and its workspace, and waits for both. It must
 	// be called with a context that outlives the run's.
@@ -128,8 +130,16 @@ type Container struct {
 	Dir        string   // working directory; "" means the image's
 	User       string   // "" means the image's
 	Network    Network
+	// NetworkName is which of the run's own networks NetworkRun means; "" is the one that a run has
+	// without declaring any.
+	NetworkName string
+	// Peers are the steps of the run that the container may want to reach, for an engine that must know
+	// before it starts.
+	Peers      []string
 	Hosts      map[string]string // extra names to addresses
 	Privileged bool
+	// Started is called once, when the process is being started. Nil calls nobody.
+	Started func()
 }
 
 // Network is how a container is connected.
@@ -137,8 +147,9 @@ type Network int
 
 // Networks of a container. None of them is the host's.
 const (
-	NetworkRun  Network = iota // the run's own bridge
-	NetworkNone                // loopback only
+	NetworkRun   Network = iota // shared with other containers of the run
+	NetworkAlone                // the world outside, but no other container
+	NetworkNone                 // loopback only
 )
 
 // A StepError is the user's result: the step was executed and failed.

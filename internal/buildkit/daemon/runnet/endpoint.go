@@ -175,14 +175,14 @@ func awaitUp(h *netlink.Handle, link netlink.Link) error {
 }
 
 // Set puts a container into the namespace. A step of a run is called by its own name there: the whole
-// name may be longer than the kernel allows, and the run's part is nothing that a process needs.
+// name may be longer than the kernel allows, and the network's key is nobody's business.
 func (e *endpoint) Set(s *specs.Spec) error {
 	path := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), e.ns.Fd())
 	err := oci.WithLinuxNamespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: path})(nil, nil, nil, s)
 	if err != nil || e.bridge.isolated() {
 		return err
 	}
-	s.Hostname = e.step[:min(len(e.step), maxHostname)]
+	s.Hostname = hostLabel(e.step)
 	return e.provider.addHosts(e, s)
 }
 

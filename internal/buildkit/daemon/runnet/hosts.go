@@ -1,11 +1,13 @@
 package runnet
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -38,6 +40,8 @@ func (p *Provider) addHosts(e *endpoint, s *specs.Spec) error {
 	defer p.mu.Unlock()
 	h := &hostsFile{file: f, lines: map[*endpoint]int64{}}
 	e.hosts = h
+	// The file that BuildKit made has the whole name, with the network's key.
+	base = bytes.ReplaceAll(base, []byte(e.step+"."+e.bridge.run), []byte(s.Hostname))
 	// Containers may run as any user, whatever this process's umask is.
 	err = errors.Join(f.Chmod(0o644), h.append(base))
 	for m := range e.bridge.members {
@@ -72,7 +76,23 @@ func (h *hostsFile) add(e *endpoint) error {
 		return nil
 	}
 	h.lines[e] = h.size
-	return h.append(fmt.Appendf(nil, "%s\t%s %s.%s\n", e.addr, e.step, e.step, e.bridge.run))
+	names := e.step
+	if label := hostLabel(e.step); label != e.step {
+		names += " " + label
+	}
+	return h.append(fmt.Appendf(nil, "%s\t%s\n", e.addr, names))
+}
+
+// hostLabel returns a step's name as host names are written: lower case, no underscores, and not longer
+// than is usual.
+func hostLabel(step string) string {
+	label := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(step))
+	return strings.Trim(label[:min(len(label), maxHostname)], "-.")
 }
 
 func (h *hostsFile) append(b []byte) error {

@@ -1,16 +1,17 @@
 // Package runnet connects the containers of a build daemon.
 //
-// Containers whose hostname is "<step>.<run>" share the bridge of their run: they reach each other by
-// address and by the names <step> and <step>.<run>, and nobody else can reach them. A bridge is made
-// for the first container of a run and removed soon after the last. All other containers (the RUN steps of
-// Dockerfiles) sit on one bridge with isolated ports: they cannot reach each other at all.
+// Containers whose hostname is "<step>.<key>" share the bridge of that key: they reach each other by
+// address and by the names of their steps, as they are and as host names are written (my_db is also
+// my-db), and nobody else can reach them. A bridge is made for the first container of a key and removed
+// soon after the last. All other containers (the RUN steps of Dockerfiles) sit on one bridge with isolated
+// ports: they cannot reach each other at all.
 //
 // Every container reaches the world outside the host by masquerading, and the host's nameservers. It
 // reaches neither the host itself, nor other bridges of the host (other runs, other daemons,
 // Docker), nor link-local addresses, where clouds keep their metadata services.
 //
-// The run part of a hostname is the key to that run's bridge: who may choose hostnames and knows it
-// may join.
+// Who may choose hostnames, as the frontend of a build may, and knows the key of a network may join it. So
+// a run's engine makes keys that cannot be guessed, and no container is shown its own.
 //
 // Address ranges are taken so that they do not overlap any route of the host or a network of another
 // daemon. Everything that a provider makes in the kernel bears its ID, so that Sweep finds it after

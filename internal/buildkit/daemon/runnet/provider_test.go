@@ -221,10 +221,10 @@ func TestHostsFollowsTheRun(t *testing.T) {
 	p := newProvider(t, Config{})
 	web := container(t, p, "web.run1")
 	hosts := hostsOf(t, web)
-	db := container(t, p, "db.run1")
+	db := container(t, p, "My_DB.run1")
 	hostsOf(t, db)
 	hostsOf(t, container(t, p, "stranger.run2"))
-	want := fmt.Sprintf("127.0.0.1 localhost\n%s\tweb web.run1\n%s\tdb db.run1\n", web.addr, db.addr)
+	want := fmt.Sprintf("127.0.0.1 localhost web\n%s\tweb\n%s\tMy_DB my-db\n", web.addr, db.addr)
 	if got := read(t, hosts); got != want {
 		t.Errorf("hosts = %q, want %q", got, want)
 	}
@@ -238,7 +238,7 @@ func TestHostsFollowsTheRun(t *testing.T) {
 func TestContainerIsCalledByItsStep(t *testing.T) {
 	p := newProvider(t, Config{})
 	long := strings.Repeat("x", 80)
-	for step, want := range map[string]string{"web": "web", "a.b": "a.b", long: long[:63]} {
+	for step, want := range map[string]string{"web": "web", "a.b": "a.b", "My_DB": "my-db", long: long[:63]} {
 		s := &specs.Spec{Hostname: "unchanged", Linux: &specs.Linux{}}
 		must(t, container(t, p, step+".run1").Set(s))
 		if s.Hostname != want {
@@ -251,7 +251,7 @@ func TestContainerIsCalledByItsStep(t *testing.T) {
 func hostsOf(t *testing.T, e *endpoint) string {
 	t.Helper()
 	base := filepath.Join(t.TempDir(), "hosts")
-	must(t, os.WriteFile(base, []byte("127.0.0.1 localhost\n"), 0o644))
+	must(t, os.WriteFile(base, []byte("127.0.0.1 localhost "+e.step+"."+e.bridge.run+"\n"), 0o644))
 	s := &specs.Spec{Linux: &specs.Linux{}, Mounts: []specs.Mount{{Destination: "/etc/hosts", Source: base}}}
 	if err := e.Set(s); err != nil {
 		t.Fatal(err)

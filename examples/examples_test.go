@@ -25,6 +25,7 @@ func TestExamples(t *testing.T) {
 	t.Run("base", s.base)
 	t.Run("hello", s.hello)
 	t.Run("hello with a failing test", s.helloFailing)
+	t.Run("service", s.service)
 }
 
 func (s *server) base(t *testing.T) {

@@ -50,6 +50,7 @@ func TestSession(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *env){
 		"build": testBuild, "run": testRun, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials, "allowed images": testAllowedImages,
 		"services": testServices, "isolation": testIsolation, "host": testHost, "lost worker": testLostWorker,
+		"unprepared for SIGTERM": testUnprepared,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}

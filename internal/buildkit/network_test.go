@@ -113,6 +113,27 @@ func testServices(t *testing.T, e *env) {
 	}
 }
 
+// testUnprepared stops containers whose first process has no handler for SIGTERM, which the kernel therefore
+// keeps from it: nobody waits for the period of grace.
+func testUnprepared(t *testing.T, e *env) {
+	c, err := buildkit.New(buildkit.Config{Address: e.address, StopGrace: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	s := c.Open(solve.SessionConfig{Run: "r3", Attempt: 1, Registry: e.registry, Insecure: true})
+	for _, d := range []*daemonized{serve(t, s, e.web("web")), serve(t, s, e.shell("echo up; sleep 86399.321; echo no"))} {
+		d.stop(errors.New("stop it"))
+		<-d.ended
+		if got := d.text(event.StreamStdout); got != "up\n" {
+			t.Errorf("it said %q", got)
+		}
+	}
+	if err := s.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // testIsolation has attackers at every place from which one could reach the service of a run.
 func testIsolation(t *testing.T, e *env) {
 	s, other := e.open(t, solve.SessionConfig{}), e.open(t, solve.SessionConfig{Source: source(t, map[string]string{"a": "a"})})

@@ -3,6 +3,8 @@ package daemon
 import (
 	"context"
 	"errors"
+	"sync"
+	"syscall"
 
 	"github.com/moby/buildkit/executor"
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
@@ -19,6 +21,7 @@ var (
 // should have refused before, and it is the place where limits on a container are set.
 type guarded struct {
 	executor.Executor
+	runc          string
 	allowInsecure bool
 }
 
@@ -26,6 +29,16 @@ type guarded struct {
 func (g *guarded) Run(ctx context.Context, id string, rootfs executor.Mount, mounts []executor.Mount, process executor.ProcessInfo, started chan<- struct{}) (resourcestypes.Recorder, error) {
 	if process.Meta.SecurityMode == pb.SecurityMode_INSECURE && !g.allowInsecure {
 		return nil, errInsecure
+	}
+	if process.Signal != nil {
+		forwarded := make(chan syscall.Signal)
+		sctx, end := context.WithCancel(ctx)
+		var forwarding sync.WaitGroup
+		in := process.Signal
+		forwarding.Go(func() { g.forward(sctx, id, in, forwarded) })
+		defer forwarding.Wait()
+		defer end()
+		process.Signal = forwarded
 	}
 	return g.Executor.Run(ctx, id, rootfs, mounts, process, started)
 }

@@ -103,7 +103,7 @@ func newExecutor(cfg *Config, nets networks, monitor *resources.Monitor) (*guard
 	if err != nil {
 		return nil, err
 	}
-	return &guarded{Executor: exe, allowInsecure: cfg.AllowInsecure}, nil
+	return &guarded{Executor: exe, runc: cfg.runc(), allowInsecure: cfg.AllowInsecure}, nil
 }
 
 // openStores opens content, snapshots and their databases.

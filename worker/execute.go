@@ -80,6 +80,9 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	if a.run.Attempt > 1 {
 		a.logs.say("", "attempt %d, on worker %s", a.run.Attempt, a.w.Name)
 	}
+	if a.w.Notice != "" {
+		a.logs.say("", "warning: %s", a.w.Notice)
+	}
 	a.images = newImages(a.w, a.run)
 	src, err := a.openSource(ctx)
 	if err != nil {

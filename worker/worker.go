@@ -55,6 +55,9 @@ type Worker struct {
 	Insecure bool              // it speaks plain HTTP
 	Images   map[string]string // image aliases of the task language, nil for the default table
 
+	// Notice is what whoever reads a run's log has to know of this worker, "" if nothing.
+	Notice string
+
 	LeaseTTL time.Duration
 	Grace    time.Duration // how long attempts in hand may take once the context is done
 	Log      *slog.Logger

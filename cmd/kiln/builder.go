@@ -123,8 +123,19 @@ func (b *builder) checks(ctx context.Context) []apiclient.Check {
 		return append(checks, apiclient.Check{Name: "build daemon", Detail: err.Error(), Remedy: "see the server's log"})
 	}
 	found := fmt.Sprintf("BuildKit %s, %s, network %s", info.Version, strings.Join(info.Platforms, " "), info.Network)
-	if info.Network == "host" {
-		found += ": containers share the host's network, as --buildkit-host-network allows"
+	if lack := missingIsolation(info); lack != "" {
+		found += ": " + lack
 	}
 	return append(checks, apiclient.Check{Name: "build daemon", OK: true, Detail: found})
+}
+
+// missingIsolation says what the networks of a daemon lack that those of an own one have.
+func missingIsolation(info buildkit.Info) string {
+	switch info.Network {
+	case "kiln":
+		return ""
+	case "host":
+		return "containers share the network of the BuildKit daemon's host, as --buildkit-host-network allows: runs are isolated neither from it nor from each other"
+	}
+	return "containers are on a network of the BuildKit daemon: whether runs are isolated from each other and from its host is not known, and there are no services"
 }

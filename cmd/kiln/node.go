@@ -20,6 +20,7 @@ import (
 	"kiln/internal/api"
 	"kiln/internal/apiclient"
 	"kiln/internal/auth"
+	"kiln/internal/buildkit"
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/index"
@@ -265,7 +266,7 @@ func (n *node) work(ctx context.Context, ready func()) error {
 		}
 		return err
 	}
-	w, err := n.worker(info.Version)
+	w, err := n.worker(info)
 	if err != nil {
 		return err
 	}
@@ -346,7 +347,7 @@ func stagingAccess(name string, until time.Time) auth.Principal {
 	return auth.Principal{Name: name, Role: auth.RoleRun, Push: []string{worker.StagingRoot + "*"}, Expires: until}
 }
 
-func (n *node) worker(buildkit string) (*worker.Worker, error) {
+func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 	identity, err := secret.NewIdentity()
 	if err != nil {
 		return nil, err
@@ -365,7 +366,8 @@ func (n *node) worker(buildkit string) (*worker.Worker, error) {
 	return &worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
 		Publisher: n.registry, Resolver: n.registry, Open: open,
-		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, BuildKit: buildkit,
+		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, BuildKit: info.Version,
+		Notice:   missingIsolation(info),
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
 	}, nil
 }

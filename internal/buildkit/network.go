@@ -56,7 +56,11 @@ func (s *runSession) place(ctx context.Context, c solve.Container) (place, error
 	case networkHost:
 		p.hostname = hostname(c.Step, label(s.cfg.Run), maxHostname)
 		p.hosts = local(c)
-	default:
+	default: // other containers are not known by name
+		if c.Started != nil {
+			return p, stepError("services need kiln's own build daemon, or one with host networking: "+
+				"on the network of this one (%s) steps do not find each other", kind)
+		}
 		p.hostname = hostname(c.Step, s.networkKey(c.NetworkName), maxHostname)
 	}
 	return p, nil

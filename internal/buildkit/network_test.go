@@ -327,3 +327,27 @@ func (j *journal) awaitErr(t testing.TB, want string) {
 		}
 	}
 }
+
+// TestServicesOnTheHostsNetwork has a daemon of others that separates nothing: names lead to the host.
+func TestServicesOnTheHostsNetwork(t *testing.T) {
+	e := newEnvAt(t, startStock(t).address)
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil { // the service takes it
+		t.Fatal(err)
+	}
+	s := e.open(t, solve.SessionConfig{})
+	c := e.shell("echo up; exec busybox httpd -f -p " + port + " -h /etc")
+	c.Step = "My_Web"
+	serve(t, s, c)
+	got := e.knocks(t, s, solve.Container{Peers: []string{"My_Web"}}, "for i in 1 2 3 4 5; do knock My_Web "+port+"; knock my-web "+port+"; done | busybox grep answers | busybox sort -u")
+	if want := "My_Web answers\nmy-web answers"; got != want {
+		t.Errorf("a later step: %q, want %q", got, want)
+	}
+}

@@ -2,6 +2,7 @@ package buildkit
 
 import (
 	"context"
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/buildkit/client"
 	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
@@ -49,6 +51,24 @@ func TestHostname(t *testing.T) {
 		if got := hostname(c.step, "rabc", c.limit); got != c.want {
 			t.Errorf("hostname(%q, %d) = %q, want %q", c.step, c.limit, got, c.want)
 		}
+	}
+}
+
+func TestServicesAreRefusedWhereNobodyFindsThem(t *testing.T) {
+	s := newSession(&Client{}, solve.SessionConfig{Run: "r1"})
+	_, err := s.client.worker.get(t.Context(), func(context.Context) (*client.WorkerInfo, error) {
+		return &client.WorkerInfo{Labels: map[string]string{networkLabel: "cni"}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.place(t.Context(), solve.Container{Step: "web", Started: func() {}})
+	var step *solve.StepError
+	if !errors.As(err, &step) || !strings.Contains(step.Message, "(cni)") {
+		t.Errorf("a service on a foreign network: %v, want that it is refused", err)
+	}
+	if p, err := s.place(t.Context(), solve.Container{Step: "test"}); err != nil || !strings.HasPrefix(p.hostname, "test.") {
+		t.Errorf("a step on a foreign network: %+v, %v", p, err)
 	}
 }
 

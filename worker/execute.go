@@ -186,6 +186,9 @@ func (a *attempt) finish(ctx context.Context, out outcome) {
 	defer cancel()
 	var end uint64
 	if a.logs != nil {
+		if out.state.Final() {
+			a.summarise()
+		}
 		switch {
 		case out.state == event.HandedBack:
 			a.logs.say("", "attempt %d given up: %s", a.run.Attempt, out.reason)

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"kiln/internal/run"
@@ -99,6 +101,15 @@ func (a *attempt) step(ctx context.Context, index int) error {
 	if err := pause(ctx, s.StartDelay); err != nil {
 		return err
 	}
+	if s.Kind != taskspec.KindPush { // which costs the build daemon nothing
+		done, err := a.w.turns.take(ctx, a.run.ID, func() {
+			a.logs.say(s.ID, "waits: the worker executes as many steps as it may")
+		})
+		if err != nil {
+			return err
+		}
+		defer done()
+	}
 	rec := run.Step{ID: s.ID, Kind: string(s.Kind), State: run.StepRunning, Attempt: a.run.Attempt, Started: time.Now().UTC()}
 	a.reports.step(rec)
 	a.reports.kick()
@@ -153,7 +164,9 @@ func (a *attempt) judge(ctx, tctx context.Context, s *taskspec.Step, rec *run.St
 // repeat executes a step Repeat+1 times, each with its retries. It goes on after a failure and returns
 // all of them.
 func (a *attempt) repeat(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
-	var errs []error
+	var errs []string
+	var last error
+	var code *int // of the last failure
 	for i := range s.Repeat + 1 {
 		if i > 0 && s.Detach {
 			break // there is one service of that name
@@ -164,11 +177,16 @@ func (a *attempt) repeat(ctx context.Context, s *taskspec.Step, rec *run.Step) e
 			return err
 		}
 		if err != nil {
-			errs = append(errs, failure.err)
+			errs, code = append(errs, failure.err.Error()), rec.ExitCode
+			last = failure.err
 		}
 	}
-	if len(errs) > 0 {
-		return &stepFailure{s.ID, errors.Join(errs...)}
+	if len(errs) > 1 {
+		last = errors.New(strings.Join(errs, "; "))
+	}
+	if last != nil {
+		rec.ExitCode = code
+		return &stepFailure{s.ID, last}
 	}
 	return nil
 }
@@ -177,10 +195,11 @@ func (a *attempt) repeat(ctx context.Context, s *taskspec.Step, rec *run.Step) e
 func (a *attempt) retry(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
 	for try := 0; ; try++ {
 		rec.Tries++
+		rec.ExitCode = nil
 		found := a.logs.watch(s.ID, s.RetryOn)
 		err := a.once(ctx, s, rec)
 		var failure *stepFailure
-		if err == nil || !errors.As(err, &failure) || ctx.Err() != nil || try >= s.Retries || !found() {
+		if err == nil || !errors.As(err, &failure) || ctx.Err() != nil || try >= s.Retries || !found() && !mentions(failure, s.RetryOn) {
 			return err
 		}
 		a.logs.say(s.ID, "failed: %v; retry %d of %d in %s", failure.err, try+1, s.Retries, s.RetryDelay)
@@ -188,6 +207,12 @@ func (a *attempt) retry(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 			return err
 		}
 	}
+}
+
+// mentions reports whether the failure speaks of one of the words: that an image could not be pulled no
+// process has printed.
+func mentions(f *stepFailure, words []string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return strings.Contains(f.err.Error(), w) })
 }
 
 // pause waits for d or returns the context's cause.

@@ -267,6 +267,58 @@ func TestRetryOnlyWhenOutputMatches(t *testing.T) {
 	}
 }
 
+// TestRetryWhenTheFailureMatches has what the engine says of a failure, which no process has printed.
+func TestRetryWhenTheFailureMatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &script{run: func(context.Context, solve.Container, solve.LogFunc) (int, error) {
+			return -1, &solve.StepError{ExitCode: -1, Message: "image img: connection reset by peer"}
+		}}
+		a := detached(t, fileRun("version: v1.1.0\nsteps:\n- {id: a, cmd: img, retries: 2, retryOnErrors: [connection reset]}\n"), s)
+		_ = a.runGraph(t.Context())
+		if n := len(s.steps()); n != 3 {
+			t.Errorf("%d executions, want 3", n)
+		}
+	})
+}
+
+// TestExitCodeIsThatOfTheOutcome has executions that end differently.
+func TestExitCodeIsThatOfTheOutcome(t *testing.T) {
+	for _, tc := range []struct {
+		name, step string
+		codes      []int // of the executions in turn
+		want       int   // -1 for none
+		reason     string
+	}{
+		{"success after a failure", "cmd: img, retries: 1", []int{3, 0}, 0, ""},
+		{"a build's success after a failure", "build: ., retries: 1", []int{3, 0}, -1, ""},
+		{"failure of one of several repetitions", "cmd: img, repeat: 2", []int{0, 5, 0}, 5, "exit code 5"},
+		{"several failures", "cmd: img, repeat: 2", []int{4, 0, 6}, 6, "exit code 4; exit code 6"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n := 0
+			next := func() int { n++; return tc.codes[n-1] }
+			s := &script{
+				run: func(context.Context, solve.Container, solve.LogFunc) (int, error) { return next(), nil },
+				build: func(_ context.Context, b solve.Build, _ solve.LogFunc) (solve.Built, error) {
+					if code := next(); code != 0 {
+						return solve.Built{}, &solve.StepError{ExitCode: code, Message: "RUN false"}
+					}
+					return solve.Built{Digest: someDigest, Ref: b.Staging + "@" + someDigest}, nil
+				},
+			}
+			a := detached(t, fileRun("version: v1.1.0\nsteps:\n- {id: a, "+tc.step+"}\n"), s)
+			_ = a.runGraph(t.Context())
+			got, rec := -1, a.record("a")
+			if rec.ExitCode != nil {
+				got = *rec.ExitCode
+			}
+			if got != tc.want || strings.TrimPrefix(rec.Error, "step a: ") != tc.reason || n != len(tc.codes) {
+				t.Errorf("%s: exit code %d, error %q after %d executions, want %d, %q", tc.name, got, rec.Error, n, tc.want, tc.reason)
+			}
+		})
+	}
+}
+
 // TestMatchCountsForItsExecutionOnly has the words only in the first execution's output.
 func TestMatchCountsForItsExecutionOnly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

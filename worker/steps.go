@@ -48,7 +48,7 @@ func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 	if err != nil {
 		return err
 	}
-	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases}
+	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime}
 	a.images.add(*rec.Output)
 	for i := range built.Bases {
 		built.Bases[i].Step = s.ID

@@ -47,6 +47,7 @@ type Worker struct {
 	Instance string // new at each start
 	Pool     string
 	Parallel int // runs at once
+	Steps    int // build and cmd steps of all runs at once, at least Parallel; 0 is no limit
 	BuildKit string
 	Identity secret.Identity // opens what the scheduler seals to this worker
 
@@ -66,6 +67,7 @@ type Worker struct {
 	attempts map[string]context.CancelCauseFunc // by lease key
 	token    openedToken
 	builds   builds
+	turns    turns
 }
 
 // An openedToken remembers the last token that was opened: it is the same for many runs.
@@ -100,6 +102,7 @@ var (
 // Run executes runs until ctx is done, and returns when the attempts in hand have ended.
 func (w *Worker) Run(ctx context.Context) error {
 	w.attempts = map[string]context.CancelCauseFunc{}
+	w.turns.steps, w.turns.runs = w.Steps, w.Parallel
 	// Attempts outlive ctx: its end stops the intake, not the work.
 	work, abort := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer abort(nil)

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -285,17 +286,22 @@ func TestShow(t *testing.T) {
 	s := newContract(t)
 	at := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	two := 2
+	bases := []run.Base{{Ref: "docker.io/library/alpine:3", Digest: "sha256:b"}, {Ref: "docker.io/library/golang:1.26", Digest: "sha256:c"}}
+	withProvenance := published
+	withProvenance.Provenance = "sha256:d"
 	s.runs = []run.Run{{
-		ID: "r0abcde12345", State: run.Failed, Reason: "step test: exit code 2", Cause: run.Cause{Kind: "rerun", By: "admin", RerunOf: "r0abcde00000"},
+		ID: "r0abcde12345", State: run.Failed, Reason: "step test: exit code 2", Cause: run.Cause{Kind: "rerun", By: "admin", RerunOf: "r0abcde00000", Commit: "c0ffee"},
 		Attempt: 1, Attempts: []run.Attempt{{N: 1, Worker: "w1", Assigned: at, Ended: at.Add(3 * time.Second), Outcome: "Failed"}},
 		Created: at, Started: at, Finished: at.Add(3 * time.Second),
 		Spec: run.Spec{TaskFile: &run.TaskFileSpec{Name: "acr-task.yaml"}},
 		Steps: []run.Step{
-			{ID: "build", Kind: "build", State: run.StepSucceeded, Started: at, Finished: at.Add(time.Second), Tries: 1},
+			{ID: "build", Kind: "build", State: run.StepSucceeded, Started: at, Finished: at.Add(time.Second), Tries: 1,
+				Output: &run.Output{Digest: "sha256:a", Ref: "localhost:7070/kiln/staging/app@sha256:a", Tags: []string{"app"},
+					Bases: bases, Runtime: "docker.io/library/alpine:3@sha256:b"}},
 			{ID: "test", Kind: "cmd", State: run.StepFailed, ExitCode: &two, Error: "exit code 2", Started: at, Finished: at.Add(2 * time.Second), Tries: 3},
 		},
-		Images: []run.Image{published},
-		Bases:  []run.Base{{Ref: "docker.io/library/alpine:3", Digest: "sha256:b"}},
+		Images: []run.Image{withProvenance},
+		Bases:  slices.Concat(bases, bases[:1]),
 	}}
 	got := s.kiln(t.Context(), "show", "r0abcde12345")
 	want := strings.Join([]string{
@@ -318,13 +324,26 @@ func TestShow(t *testing.T) {
 		"",
 		"IMAGES",
 		published.String(),
+		"  provenance sha256:d",
 		"",
-		"BASES",
-		"docker.io/library/alpine:3@sha256:b",
+		"BASE                                    USE",
+		"docker.io/library/alpine:3@sha256:b     runtime",
+		"docker.io/library/golang:1.26@sha256:c  buildtime",
+		"",
+		"COMMIT",
+		"c0ffee",
 		"",
 	}, "\n")
 	if diff := cmp.Diff(want, got.out); diff != "" || got.code != 0 {
 		t.Errorf("kiln show = %d (-want +got):\n%s", got.code, diff)
+	}
+	var shown shownRun
+	got = s.kiln(t.Context(), "show", "r0abcde12345", "-o", "json")
+	if err := json.Unmarshal([]byte(got.out), &shown); err != nil {
+		t.Fatal(err)
+	}
+	if d := shown.Dependencies; shown.ID != "r0abcde12345" || len(d) != 1 || d[0].Runtime == nil || d[0].Runtime.Repository != "library/alpine" || len(d[0].Buildtime) != 1 {
+		t.Errorf("kiln show -o json has %+v", d)
 	}
 }
 

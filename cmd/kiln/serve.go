@@ -25,7 +25,7 @@ type serveConfig struct {
 	buildkit                  string
 	hostNetwork               bool
 	runc                      string
-	parallel                  int
+	parallel, parallelSteps   int
 	grace                     time.Duration
 	maxRuns                   int
 	reconcileEvery, pollEvery time.Duration
@@ -72,6 +72,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
 	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
 	f.IntVar(&cfg.parallel, "parallel", max(2, runtime.NumCPU()), "runs executed at once")
+	f.IntVar(&cfg.parallelSteps, "parallel-steps", 0, "build and cmd steps of all runs executed at once (default two per processor and at least four, and one for each further run)")
 	f.IntVar(&cfg.maxRuns, "max-runs", 0, "runs executed at once on all workers together; 0 means as many as they take")
 	f.DurationVar(&cfg.reconcileEvery, "reconcile-every", 5*time.Minute, "how often repositories and images are compared with what is known, in case an event was lost")
 	f.DurationVar(&cfg.pollEvery, "poll-every", watch.DefaultEvery, "how often base images of other registries are asked about")
@@ -96,6 +97,9 @@ func (cfg *serveConfig) validate() error {
 	if cfg.parallel < 1 || cfg.parallel > 256 {
 		errs = append(errs, fmt.Errorf("--parallel %d: want 1 to 256", cfg.parallel))
 	}
+	if cfg.parallelSteps != 0 && cfg.parallelSteps < cfg.parallel {
+		errs = append(errs, fmt.Errorf("--parallel-steps %d: want at least one for each of the %d runs of --parallel", cfg.parallelSteps, cfg.parallel))
+	}
 	if err := cfg.validateOutside(); err != nil {
 		errs = append(errs, err)
 	}
@@ -118,6 +122,14 @@ func (cfg *serveConfig) validate() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// steps is how many steps are executed at once. One for each run that is executed is always kept free.
+func (cfg *serveConfig) steps() int {
+	if cfg.parallelSteps > 0 {
+		return cfg.parallelSteps
+	}
+	return max(4, 2*runtime.NumCPU()) + cfg.parallel - 1
 }
 
 func (cfg *serveConfig) logger() *slog.Logger {

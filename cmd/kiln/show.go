@@ -28,7 +28,7 @@ func newShowCommand(c *cli) *cobra.Command {
 				case err != nil:
 					return err
 				case output.json():
-					return c.printJSON(r)
+					return c.printJSON(shownRun{r, r.Dependencies()})
 				}
 				showRun(c.Out, r, time.Now())
 				return nil
@@ -37,6 +37,12 @@ func newShowCommand(c *cli) *cobra.Command {
 	}
 	cmd.Flags().VarP(&output, "output", "o", "print the run as one JSON document")
 	return cmd
+}
+
+// A shownRun is a run with what follows from it.
+type shownRun struct {
+	run.Run
+	Dependencies []run.Dependency `json:"dependencies,omitempty"`
 }
 
 // showRun prints all about a run.
@@ -74,17 +80,42 @@ func showRun(out io.Writer, r run.Run, now time.Time) {
 				render.Took(s.Started, s.Finished), s.Tries, render.Clean(s.Error))
 		}
 	}
+	showMade(w, r)
+}
+
+// showMade prints what a run has published and what that was made from.
+func showMade(w io.Writer, r run.Run) {
 	if len(r.Images) > 0 {
 		fmt.Fprint(w, "\nIMAGES\n")
 		for _, i := range r.Images {
 			fmt.Fprintln(w, render.Clean(i.String()))
+			if i.Provenance != "" {
+				fmt.Fprintln(w, "  provenance "+render.Clean(i.Provenance))
+			}
 		}
 	}
 	if len(r.Bases) > 0 {
-		fmt.Fprint(w, "\nBASES\n")
-		for _, b := range r.Bases {
-			fmt.Fprintln(w, render.Clean(b.Ref+"@"+b.Digest))
+		runtime := map[string]bool{}
+		for _, s := range r.Steps {
+			if s.Output != nil {
+				runtime[s.Output.Runtime] = true
+			}
 		}
+		fmt.Fprint(w, "\nBASE\tUSE\n")
+		seen := map[string]bool{}
+		for _, b := range r.Bases {
+			ref, use := b.Ref+"@"+b.Digest, "buildtime"
+			if runtime[ref] {
+				use = "runtime"
+			}
+			if !seen[ref] { // several steps may have the same
+				seen[ref] = true
+				fmt.Fprintf(w, "%s\t%s\n", render.Clean(ref), use)
+			}
+		}
+	}
+	if r.Cause.Commit != "" {
+		fmt.Fprintf(w, "\nCOMMIT\n%s\n", render.Clean(r.Cause.Commit))
 	}
 }
 

@@ -32,6 +32,7 @@ func (s *runSession) Build(ctx context.Context, b solve.Build, log solve.LogFunc
 	}
 	defer in.release()
 
+	base := in.findBase(b)
 	built, err := s.solve(ctx, b, in, log)
 	if isDiskFull(err) {
 		say(log, "the disk of the build daemon is full: freeing what is not in use, then building again")
@@ -41,6 +42,9 @@ func (s *runSession) Build(ctx context.Context, b solve.Build, log solve.LogFunc
 		if isDiskFull(err) {
 			err = &diskFullError{address: s.client.cfg.Address, err: err}
 		}
+	}
+	if ref := base(); err == nil {
+		built.Runtime = runtimeOf(ref, b, built)
 	}
 	return built, err
 }

@@ -63,6 +63,9 @@ func testBuildPushes(t *testing.T, e *env) {
 	if diff := cmp.Diff([]run.Base{{Ref: e.base, Digest: e.digest}}, built.Bases); diff != "" {
 		t.Error(diff)
 	}
+	if want := e.base + "@" + e.digest; built.Runtime != want {
+		t.Errorf("runtime = %q, want %q", built.Runtime, want)
+	}
 	if got := j.text(event.StreamStdout); !strings.Contains(got, "said") {
 		t.Errorf("stdout = %q", got)
 	}
@@ -182,6 +185,9 @@ func testBuildFromOwn(t *testing.T, e *env) {
 	if len(two.Bases) != 0 {
 		t.Errorf("bases = %v, want none: they are the run's own", two.Bases)
 	}
+	if two.Runtime != one.Ref {
+		t.Errorf("runtime = %q, want the run's own image %s", two.Runtime, one.Ref)
+	}
 	three, _ := build(t, s, solve.Build{Step: "three", Dockerfile: "three", Images: images, Staging: e.staging()})
 	if diff := cmp.Diff([]string{"s -rw-r--r-- stage"}, listing(t, pull(t, three.Ref), "data")); diff != "" {
 		t.Errorf("a stage named like an image: %s", diff)
@@ -206,6 +212,13 @@ func testBuildBases(t *testing.T, e *env) {
 		if diff := cmp.Diff([]string{e.base}, built.Tagged); diff != "" || !built.Closed {
 			t.Errorf("closed is %t, tagged: %s", built.Closed, diff)
 		}
+		if built.Runtime != "" {
+			t.Errorf("runtime = %q of an image from scratch", built.Runtime)
+		}
+	}
+	tools, _ := build(t, s, solve.Build{Step: "b", Target: "tools", Staging: e.staging()})
+	if want := other + "@" + digest; tools.Runtime != want {
+		t.Errorf("runtime of the stage tools = %q, want %q", tools.Runtime, want)
 	}
 }
 

@@ -138,6 +138,9 @@ func testWorkspace(t *testing.T, e *env) {
 		t.Error(code, j.all())
 	}
 	built, _ := build(t, s, solve.Build{Step: "b", FromWorkspace: true, Staging: e.staging()})
+	if want := e.base + "@" + e.digest; built.Runtime != want {
+		t.Errorf("runtime = %q, want %q", built.Runtime, want)
+	}
 	want := []string{"change -rw-r--r-- new", "d2/d3/f -rw-r--r-- x", "keep -rw-r--r-- k", "link -rwxrwxrwx -> keep", "mode -rwxr-xr-x m"}
 	if diff := cmp.Diff(want, listing(t, pull(t, built.Ref), "data")); diff != "" {
 		t.Error(diff)

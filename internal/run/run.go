@@ -182,6 +182,9 @@ type Output struct {
 	Ref    string   `json:"ref"`            // where it is staged: host/repository@digest
 	Tags   []string `json:"tags,omitempty"` // names the step gave it
 	Bases  []Base   `json:"bases,omitempty"`
+	// Runtime is the image that this one is based on, as reference@digest: one of Bases, or the Ref of another
+	// step's output. Empty means that it is based on none, or that it is not known.
+	Runtime string `json:"runtime,omitempty"`
 }
 
 // StepState is the state of one step.
@@ -208,6 +211,8 @@ type Image struct {
 	Tag        string `json:"tag"`
 	Digest     string `json:"digest"`
 	Step       string `json:"step,omitempty"`
+	// Provenance is the digest of the manifest beside the image that tells how it was made.
+	Provenance string `json:"provenance,omitempty"`
 }
 
 // String returns registry/repository:tag@digest.

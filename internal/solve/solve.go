@@ -111,6 +111,9 @@ type Built struct {
 	Digest string     `json:"digest"` // of the manifest or index
 	Ref    string     `json:"ref"`    // Staging@Digest
 	Bases  []run.Base `json:"bases,omitempty"`
+	// Runtime is the image that the result is based on, as reference@digest: one of Bases or of Build.Images.
+	// Empty means that there is none, or that it is not known.
+	Runtime string `json:"runtime,omitempty"`
 	// Tagged are the references among those of Bases that were given by tag, so that another build may
 	// find other images there.
 	Tagged []string `json:"tagged,omitempty"`

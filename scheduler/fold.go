@@ -48,9 +48,7 @@ func fold(r *run.Run, rep event.Report) {
 		}
 	}
 	for _, img := range rep.Images {
-		if !slices.Contains(r.Images, img) {
-			r.Images = append(r.Images, img)
-		}
+		r.Images = run.WithImage(r.Images, img)
 	}
 	for _, b := range rep.Bases {
 		if !slices.Contains(r.Bases, b) {

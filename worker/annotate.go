@@ -4,15 +4,18 @@ import (
 	"cmp"
 	"context"
 	"path"
+	"time"
 
 	"kiln/internal/dockerfile"
 	"kiln/internal/solve"
 )
 
-// Annotations that say what an image was made from. They are a function of what is built alone, so
-// neither the run nor the time is among them: a build that is repeated makes the same image.
+// Annotations that say what an image was made from. They are a function of what is built alone: a build
+// that is repeated makes the same image. So the run is not among them, nor the time at which it was executed:
+// the image was created when its source was, and it has no time if that is not known.
 const (
 	annotationRevision   = "org.opencontainers.image.revision"
+	annotationCreated    = "org.opencontainers.image.created"
 	annotationSource     = "org.opencontainers.image.source"
 	annotationBaseName   = "org.opencontainers.image.base.name"
 	annotationBaseDigest = "org.opencontainers.image.base.digest"
@@ -30,6 +33,13 @@ func (a *attempt) annotate(ctx context.Context, b *solve.Build) {
 	}
 	add(annotationRevision, a.origin.Commit)
 	add(annotationSource, a.origin.Repository)
+	created := b.Epoch
+	if created.IsZero() {
+		created = a.origin.Time
+	}
+	if !created.IsZero() {
+		add(annotationCreated, created.UTC().Format(time.RFC3339))
+	}
 	if name := a.runtimeBase(ctx, *b); name != "" {
 		add(annotationBaseName, name)
 		add(annotationBaseDigest, b.Pins[name])

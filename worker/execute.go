@@ -29,8 +29,9 @@ type attempt struct {
 	identity string
 	token    string // for the co-located registry
 	secrets  event.Secrets
-	src      Source      // nil if the run has none
-	origin   Origin      // of the source, zero if it is no commit
+	src      Source // nil if the run has none
+	origin   Origin // of the source, zero if it is no commit
+	begun    time.Time
 	warned   int         // warnings of the source that are in the log
 	wrote    atomic.Bool // a cmd step was started
 	services services
@@ -52,7 +53,7 @@ func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as
 		t := time.AfterFunc(as.Run.Spec.Timeout-elapsed(as.Run), func() { cancel(errTimeLimit) })
 		defer t.Stop()
 	}
-	a := &attempt{w: w, run: as.Run, reports: newReporter(w.Bus, as.Run)}
+	a := &attempt{w: w, run: as.Run, begun: time.Now(), reports: newReporter(w.Bus, as.Run)}
 	log.Info("attempt started")
 	out := a.outcome(ctx, a.work(ctx, as))
 	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)

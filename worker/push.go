@@ -10,9 +10,14 @@ import (
 	"github.com/distribution/reference"
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/registry"
+	"kiln/internal/run"
 	"kiln/internal/solve"
 )
 
@@ -48,8 +53,8 @@ func refused(err error) bool {
 
 // A copyJob is one image on its way to another registry.
 type copyJob struct {
-	from string // host/repository@digest in the co-located registry
-	to   reference.Named
+	built builtImage
+	to    reference.Named
 }
 
 // copyOut copies an image to another registry: blobs and manifests by digest first, the tag last.
@@ -61,7 +66,7 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 	if a.w.Insecure {
 		opts = append(opts, name.Insecure)
 	}
-	from, err := name.NewDigest(j.from, opts...)
+	from, err := name.NewDigest(j.built.output.Ref, opts...)
 	if err != nil {
 		return fail(err)
 	}
@@ -76,9 +81,49 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 	if err := a.writeTo(ctx, to, src); err != nil {
 		return fail(err)
 	}
-	a.logs.say(step, "pushed %s@%s", j.to, src.Digest)
+	img := run.Image{Registry: reference.Domain(j.to), Repository: reference.Path(j.to), Tag: to.TagStr(), Digest: src.Digest.String(), Step: step}
+	a.logs.say(step, "pushed %s", img)
+	img.Provenance, err = a.attachTo(ctx, to.Repository, src, j)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil: // the image is published; what is missing is said, and seen in the record
+		a.logs.say(step, "warning: %s: provenance not attached: %v", j.to, err)
+		a.w.Log.Warn("provenance not attached", "run", a.run.ID, "ref", j.to.String(), "err", err)
+	}
+	a.reports.images([]run.Image{img})
 	return nil
 }
+
+// attachTo pushes the provenance of an image that was copied to another registry, and returns the digest of
+// its manifest.
+func (a *attempt) attachTo(ctx context.Context, to name.Repository, image *remote.Descriptor, j copyJob) (string, error) {
+	att, err := a.attachment(to.Name(), j.built, time.Now())
+	if err != nil {
+		return "", err
+	}
+	manifest, err := att.Manifest(registry.Descriptor{MediaType: string(image.MediaType), Digest: image.Digest.String(), Size: image.Size}, a.run.ID)
+	if err != nil {
+		return "", err
+	}
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(to.RegistryStr()))}
+	for _, l := range []v1.Layer{static.NewLayer([]byte("{}"), types.MediaType("application/vnd.oci.empty.v1+json")), static.NewLayer(att.Content, types.MediaType(att.Type))} {
+		if err := remote.WriteLayer(to, l, opts...); err != nil {
+			return "", err
+		}
+	}
+	d := digest.FromBytes(manifest).String()
+	return d, remote.Put(to.Digest(d), rawManifest(manifest), opts...)
+}
+
+// A rawManifest is an OCI manifest that is pushed as it is.
+type rawManifest []byte
+
+// RawManifest implements remote.Taggable.
+func (m rawManifest) RawManifest() ([]byte, error) { return m, nil }
+
+// MediaType is what makes a registry see more than a document in it.
+func (m rawManifest) MediaType() (types.MediaType, error) { return types.OCIManifestSchema1, nil }
 
 // authenticator returns what is shown to a registry.
 func (a *attempt) authenticator(host string) authn.Authenticator {

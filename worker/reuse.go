@@ -93,7 +93,7 @@ func (a *attempt) solve(ctx context.Context, b solve.Build) (solve.Built, error)
 	key := a.buildKey(b)
 	if f, ok := a.w.builds.recall(key); ok && a.stillTrue(ctx, b, f.built) {
 		a.logs.say(b.Step, "nothing has changed since run %s: its image %s is used; --no-cache builds anew", f.run, f.built.Digest)
-		f.built.Bases = slices.Clone(f.built.Bases)
+		f.built.Bases, f.built.BuiltBy = slices.Clone(f.built.Bases), f.run
 		return f.built, nil
 	}
 	built, err := a.session.Build(ctx, b, a.logs.sink(b.Step))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/tonistiigi/fsutil"
@@ -50,7 +51,8 @@ type Origin struct {
 	Commit     string
 	Subdir     string
 	Author     string
-	Title      string // first line of the commit's message
+	Title      string    // first line of the commit's message
+	Time       time.Time // of the commit, zero if it is not known
 }
 
 // An Originated source is a commit of a repository.

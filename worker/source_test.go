@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -137,7 +138,8 @@ func TestImagesAreAnnotatedWithWhatTheyAreMadeFrom(t *testing.T) {
 	}
 	src := newCommit(map[string]string{"Dockerfile": "FROM golang:1 AS tools\nFROM node:22\nCOPY --from=tools /a /a\n"})
 	a.src, a.origin = src, src.origin
-	want[annotationRevision] = someCommit
+	a.origin.Time = time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
+	want[annotationRevision], want[annotationCreated] = someCommit, "2026-01-02T02:04:05Z"
 	if diff := cmp.Diff(want, annotations()); diff != "" {
 		t.Error(diff)
 	}

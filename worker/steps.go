@@ -48,7 +48,7 @@ func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 	if err != nil {
 		return err
 	}
-	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime}
+	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime, BuiltBy: built.BuiltBy}
 	a.images.add(*rec.Output)
 	for i := range built.Bases {
 		built.Bases[i].Step = s.ID
@@ -141,6 +141,7 @@ func (a *attempt) wroteWorkspace() bool { return a.wrote.Load() }
 func (a *attempt) push(ctx context.Context, s *taskspec.Step) error {
 	pub := registry.Publication{Run: a.run.ID, Attempt: a.run.Attempt, Step: s.ID}
 	var foreign []copyJob
+	published := map[string]builtImage{} // by digest
 	for _, name := range s.Push {
 		built, ok := a.images.find(name)
 		if !ok {
@@ -155,11 +156,16 @@ func (a *attempt) push(ctx context.Context, s *taskspec.Step) error {
 			return &stepFailure{s.ID, fmt.Errorf("image %s: only a tag can be pushed, not a digest", name)}
 		}
 		if reference.Domain(ref) != a.images.registry {
-			foreign = append(foreign, copyJob{from: built.output.Ref, to: ref})
+			foreign = append(foreign, copyJob{built: built, to: ref})
 			continue
 		}
+		published[built.output.Digest] = built
 		pub.Tags = append(pub.Tags, registry.Tag{Repository: reference.Path(ref), Tag: tagged.Tag(),
 			Digest: built.output.Digest, Source: built.staging, Unique: strings.Contains(tagged.Tag(), a.run.ID)})
+	}
+	var err error
+	if pub.Attachments, err = a.attachments(pub.Tags, published); err != nil {
+		return err
 	}
 	if err := a.publish(ctx, s.ID, pub); err != nil {
 		return err
@@ -186,6 +192,9 @@ func (a *attempt) publish(ctx context.Context, step string, pub registry.Publica
 	var done []run.Image
 	for _, p := range published {
 		img := run.Image{Registry: a.images.registry, Repository: p.Repository, Tag: p.Tag, Digest: p.Digest, Step: step}
+		if len(p.Attached) > 0 {
+			img.Provenance = p.Attached[0]
+		}
 		done = append(done, img)
 		a.logs.say(step, "pushed %s", img)
 	}

@@ -17,11 +17,10 @@ import (
 func (a *attempt) summarise() {
 	r := a.run
 	steps, images := a.reports.told()
+	r.Images = slices.Clone(r.Images)
 	r.Steps, r.Cause.Commit = steps, cmp.Or(r.Cause.Commit, a.origin.Commit)
 	for _, i := range images {
-		if !slices.Contains(r.Images, i) {
-			r.Images = append(slices.Clip(r.Images), i)
-		}
+		r.Images = run.WithImage(r.Images, i)
 	}
 	if len(r.Steps) == 0 {
 		return // it was never planned

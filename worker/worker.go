@@ -46,9 +46,11 @@ type Worker struct {
 	Name     string // stays the same over restarts
 	Instance string // new at each start
 	Pool     string
-	Parallel int // runs at once
-	Steps    int // build and cmd steps of all runs at once, at least Parallel; 0 is no limit
-	BuildKit string
+	Parallel int             // runs at once
+	Steps    int             // build and cmd steps of all runs at once, at least Parallel; 0 is no limit
+	BuildKit string          // its version
+	Version  string          // of kiln
+	Builder  string          // URI of the server, as provenances name it
 	Identity secret.Identity // opens what the scheduler seals to this worker
 
 	Registry string            // canonical host of the co-located registry

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -369,6 +370,7 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, Steps: n.cfg.steps(), BuildKit: info.Version,
 		Notice:   missingIsolation(info),
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
+		Version: version(), Builder: cmp.Or(n.cfg.publicURL, n.url),
 	}, nil
 }
 

@@ -274,5 +274,6 @@ func (f fetched) Identity() string { return "git:" + f.Key() + ":" + f.Source.Id
 // Origin implements worker.Originated.
 func (f fetched) Origin() worker.Origin {
 	title, _, _ := strings.Cut(strings.TrimSpace(f.Commit.Message), "\n")
-	return worker.Origin{Repository: f.URL, Ref: f.Ref, Commit: f.Commit.ID, Subdir: f.Subdir, Author: f.Commit.Author, Title: title}
+	return worker.Origin{Repository: f.URL, Ref: f.Ref, Commit: f.Commit.ID, Subdir: f.Subdir, Author: f.Commit.Author, Title: title,
+		Time: f.Commit.Time}
 }

@@ -69,24 +69,36 @@ func BenchmarkManifestHead(b *testing.B) {
 	reportP50(b, took)
 }
 
+// BenchmarkPublish publishes an image under two tags, alone and with a provenance.
 func BenchmarkPublish(b *testing.B) {
+	b.Run("alone", func(b *testing.B) { benchmarkPublish(b, 0) })
+	b.Run("provenance", func(b *testing.B) { benchmarkPublish(b, 3000) })
+}
+
+// benchmarkPublish attaches a document of that size, which is another one each time.
+func benchmarkPublish(b *testing.B, size int) {
 	r := registrytest.Start(b)
 	ctx := context.Background()
 	if err := r.Store.RaiseFence(ctx, "r1", 1); err != nil {
 		b.Fatal(err)
 	}
-	tinyPush(b, r, "kiln/staging/r1", "1", []byte("x"))
-	d, err := r.Store.Resolve(ctx, "kiln/staging/r1", "1")
-	if err != nil {
-		b.Fatal(err)
-	}
 	var took []time.Duration
 	for i := range b.N {
-		start := time.Now()
-		_, err := r.Store.Publish(ctx, registry.Publication{Run: "r1", Attempt: 1, Step: "build", Tags: []registry.Tag{
+		tinyPush(b, r, "kiln/staging/r1", "1", fmt.Append(nil, i))
+		d, err := r.Store.Resolve(ctx, "kiln/staging/r1", "1")
+		if err != nil {
+			b.Fatal(err)
+		}
+		p := registry.Publication{Run: "r1", Attempt: 1, Step: "build", Tags: []registry.Tag{
 			{Repository: "bench/app", Tag: fmt.Sprint("u", i), Digest: d.Digest, Source: "kiln/staging/r1", Unique: true},
 			{Repository: "bench/app", Tag: "latest", Digest: d.Digest, Source: "kiln/staging/r1"},
-		}})
+		}}
+		if size > 0 {
+			p.Attachments = []registry.Attachment{{Repository: "bench/app", Subject: d.Digest, Type: "application/vnd.in-toto+json",
+				Content: fmt.Appendf(nil, "%0*d", size, i)}}
+		}
+		start := time.Now()
+		_, err = r.Store.Publish(ctx, p)
 		if err != nil {
 			b.Fatal(err)
 		}

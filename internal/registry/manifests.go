@@ -76,7 +76,7 @@ func (s *Store) putManifest(ctx context.Context, p put) (string, *document, erro
 				return err
 			}
 		}
-		if isNew && len(p.tags) == 0 {
+		if isNew && len(p.tags) == 0 && doc.Subject == nil { // what is said about an image is no image
 			return t.record(OutboxEvent{Type: ImagePushed, Repository: p.repository, Digest: dgst, MediaType: doc.MediaType})
 		}
 		return nil

@@ -18,6 +18,8 @@ type Publication struct {
 	Attempt int    `json:"attempt"`
 	Step    string `json:"step"`
 	Tags    []Tag  `json:"tags"`
+	// Attachments are put beside the images in the same transaction.
+	Attachments []Attachment `json:"attachments,omitempty"`
 }
 
 // A Tag is one tag that a publication moves.
@@ -40,6 +42,8 @@ type Published struct {
 	MediaType  string `json:"mediaType"`
 	// Moved is false if the tag had this digest before.
 	Moved bool `json:"moved"`
+	// Attached are the digests of the manifests that were attached to the image, in order.
+	Attached []string `json:"attached,omitempty"`
 }
 
 // RaiseFence refuses, from now on and durably, publications of a run by attempts below the given
@@ -85,7 +89,8 @@ func checkRun(run string) error {
 // Publish moves all tags of a publication, or none. It fails with ErrFenced if the attempt is below
 // the run's fence or the run has none, with ErrTagExists if a unique tag has another digest, and
 // with ErrManifestUnknown if a manifest was not staged. Manifests, the children of indexes and all
-// blobs become part of the tags' repositories. Publishing again changes nothing.
+// blobs become part of the tags' repositories, and attachments are stored beside them. Publishing again
+// changes nothing.
 func (s *Store) Publish(ctx context.Context, p Publication) ([]Published, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -103,7 +108,7 @@ func (s *Store) Publish(ctx context.Context, p Publication) ([]Published, error)
 			}
 			out = append(out, done)
 		}
-		return nil
+		return t.attachAll(p, out)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("publish run %s: %w", p.Run, err)
@@ -123,6 +128,14 @@ func (p Publication) check() error {
 	}
 	for _, tag := range p.Tags {
 		if err := tag.check(); err != nil {
+			return fmt.Errorf("publish run %s: %w", p.Run, err)
+		}
+	}
+	if len(p.Attachments) > maxPublication {
+		return fmt.Errorf("%w: publication of run %s has %d attachments, at most %d are accepted", ErrInvalid, p.Run, len(p.Attachments), maxPublication)
+	}
+	for _, a := range p.Attachments {
+		if err := a.check(p.Tags); err != nil {
 			return fmt.Errorf("publish run %s: %w", p.Run, err)
 		}
 	}

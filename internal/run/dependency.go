@@ -30,12 +30,7 @@ type Dependency struct {
 // Dependencies returns what the images that r has built were made from: one for each name of an image, in
 // the order of the steps.
 func (r *Run) Dependencies() []Dependency {
-	outputs := map[string]*Output{} // by Ref
-	for _, s := range r.Steps {
-		if s.Output != nil {
-			outputs[s.Output.Ref] = s.Output
-		}
-	}
+	outputs := r.outputs()
 	var all []Dependency
 	for _, s := range r.Steps {
 		if s.Output == nil || s.State != StepSucceeded {
@@ -55,6 +50,23 @@ func (r *Run) Dependencies() []Dependency {
 		}
 	}
 	return all
+}
+
+// MadeOf returns the images that an output of r was made from: what it is based on, nil if that is nothing,
+// and the others.
+func (r *Run) MadeOf(out *Output) (runtime *Reference, buildtime []Reference) {
+	return basesOf(out, r.outputs())
+}
+
+// outputs are those of the steps, by Ref.
+func (r *Run) outputs() map[string]*Output {
+	outputs := map[string]*Output{}
+	for _, s := range r.Steps {
+		if s.Output != nil {
+			outputs[s.Output.Ref] = s.Output
+		}
+	}
+	return outputs
 }
 
 // basesOf returns the images that out was made from, with those of the run's own images among them.

@@ -4,7 +4,10 @@
 // everyone else reads.
 package run
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // A Run is the record of one execution. Times are UTC; a zero time means "not yet".
 type Run struct {
@@ -185,6 +188,8 @@ type Output struct {
 	// Runtime is the image that this one is based on, as reference@digest: one of Bases, or the Ref of another
 	// step's output. Empty means that it is based on none, or that it is not known.
 	Runtime string `json:"runtime,omitempty"`
+	// BuiltBy is the run that has built it, if that is an earlier one.
+	BuiltBy string `json:"builtBy,omitempty"`
 }
 
 // StepState is the state of one step.
@@ -218,6 +223,19 @@ type Image struct {
 // String returns registry/repository:tag@digest.
 func (i Image) String() string {
 	return i.Registry + "/" + i.Repository + ":" + i.Tag + "@" + i.Digest
+}
+
+// WithImage returns images with img, in place of what they have of the same publication. An attempt that
+// repeats what an earlier one has published, and could not report, attaches another provenance.
+func WithImage(images []Image, img Image) []Image {
+	for i, o := range images {
+		known := o.Provenance
+		if o.Provenance = img.Provenance; o == img {
+			images[i].Provenance = cmp.Or(img.Provenance, known)
+			return images
+		}
+	}
+	return append(images, img)
 }
 
 // A Base is an image that a build was made from.

@@ -114,6 +114,8 @@ type Built struct {
 	// Runtime is the image that the result is based on, as reference@digest: one of Bases or of Build.Images.
 	// Empty means that there is none, or that it is not known.
 	Runtime string `json:"runtime,omitempty"`
+	// BuiltBy is the run that has built it, if that is an earlier one. An engine leaves it empty.
+	BuiltBy string `json:"builtBy,omitempty"`
 	// Tagged are the references among those of Bases that were given by tag, so that another build may
 	// find other images there.
 	Tagged []string `json:"tagged,omitempty"`

@@ -23,7 +23,7 @@ func TestServer(t *testing.T) {
 		"step rules": testStepRules, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
-		"reuse": testReuse, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
+		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -301,6 +301,7 @@ func (n *node) handler() http.Handler {
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
 		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
+		Cache: n.builder.cache, PruneCache: n.builder.pruneCache,
 	}).Handler())
 	mux.Handle(webhook.Prefix, n.delivery)
 	mux.HandleFunc("GET "+runPath+"{run}", n.showRun)

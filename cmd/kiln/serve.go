@@ -25,6 +25,8 @@ type serveConfig struct {
 	buildkit                  string
 	hostNetwork               bool
 	runc                      string
+	cacheMax, cacheFree       sizeFlag
+	cacheKeep                 sizeFlag
 	parallel, parallelSteps   int
 	grace                     time.Duration
 	maxRuns                   int
@@ -71,6 +73,9 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.StringVar(&cfg.buildkit, "buildkit", "", "address of a BuildKit daemon to use instead of an own one: unix:///path or tcp://host:port")
 	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
 	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
+	f.Var(&cfg.cacheMax, "cache-max", "largest build cache of the own build daemon, such as 50GB (default a part of the disk)")
+	f.Var(&cfg.cacheFree, "cache-min-free", "space that the build cache leaves free on its disk (default a part of the disk)")
+	f.Var(&cfg.cacheKeep, "cache-keep", "build cache that is kept though the disk is fuller than that (default a part of the disk)")
 	f.IntVar(&cfg.parallel, "parallel", max(2, runtime.NumCPU()), "runs executed at once")
 	f.IntVar(&cfg.parallelSteps, "parallel-steps", 0, "build and cmd steps of all runs executed at once (default two per processor and at least four, and one for each further run)")
 	f.IntVar(&cfg.maxRuns, "max-runs", 0, "runs executed at once on all workers together; 0 means as many as they take")
@@ -93,6 +98,9 @@ func (cfg *serveConfig) validate() error {
 	var errs []error
 	if _, _, err := net.SplitHostPort(cfg.listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070", cfg.listen))
+	}
+	if cfg.cacheMax > 0 && cfg.cacheKeep > cfg.cacheMax {
+		errs = append(errs, fmt.Errorf("--cache-keep %s: must not be more than --cache-max %s", &cfg.cacheKeep, &cfg.cacheMax))
 	}
 	if cfg.parallel < 1 || cfg.parallel > 256 {
 		errs = append(errs, fmt.Errorf("--parallel %d: want 1 to 256", cfg.parallel))

@@ -53,6 +53,10 @@ type Server struct {
 	Hooks HookConfig
 	// TestTarget sends an event to a target of notifications, once.
 	TestTarget func(ctx context.Context, t event.Target) error
+	// Cache tells what the build daemon keeps, of the records that one of the filters matches; PruneCache
+	// removes some of it.
+	Cache      func(ctx context.Context, filters []string) (apiclient.Cache, error)
+	PruneCache func(ctx context.Context, p apiclient.CachePrune) (apiclient.CachePruned, error)
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger
@@ -77,6 +81,8 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET "+apiclient.PathEvents, s.route(s.listEvents))
 	mux.HandleFunc("POST "+apiclient.PathEvents+"/{seq}/replay", s.route(s.replayEvent))
 	mux.HandleFunc("POST "+apiclient.PathReconcile, s.route(s.reconcile))
+	mux.HandleFunc("GET "+apiclient.PathCache, s.route(s.showCache))
+	mux.HandleFunc("POST "+apiclient.PathCachePrune, s.route(s.pruneCache))
 	s.handleTasks(mux)
 	mux.HandleFunc(apiclient.PathContexts+"/", s.guard(s.Contexts.ServeHTTP))
 	mux.HandleFunc(apiclient.PathContexts, s.guard(s.Contexts.ServeHTTP))

@@ -43,6 +43,8 @@ var rules = []struct{ pattern, method, path string }{
 	{"GET /api/v1/events", "GET", "/api/v1/events"},
 	{"POST /api/v1/events/{seq}/replay", "POST", "/api/v1/events/1000/replay"},
 	{"POST /api/v1/reconcile", "POST", "/api/v1/reconcile"},
+	{"GET /api/v1/cache", "GET", "/api/v1/cache"},
+	{"POST /api/v1/cache/prune", "POST", "/api/v1/cache/prune"},
 	{"POST /api/v1/hooks", "POST", "/api/v1/hooks"},
 	{"GET /api/v1/hooks", "GET", "/api/v1/hooks"},
 	{"GET /api/v1/hooks/{hook}", "GET", "/api/v1/hooks/a"},
@@ -102,7 +104,7 @@ func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 	t.Helper()
 	paths := map[string]string{"PathRuns": apiclient.PathRuns, "PathContexts": apiclient.PathContexts, "PathStatus": apiclient.PathStatus,
 		"PathTasks": apiclient.PathTasks, "PathSecrets": apiclient.PathSecrets, "PathWhy": apiclient.PathWhy, "PathEvents": apiclient.PathEvents,
-		"PathReconcile": apiclient.PathReconcile, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets}
+		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
 		return text(t, e.X, constants) + text(t, e.Y, constants)

@@ -88,6 +88,12 @@ func startWith(t *testing.T, tasks bool) *site {
 		Reconcile: func(_ context.Context, dryRun bool) (apiclient.Reconciled, error) {
 			return apiclient.Reconciled{DryRun: dryRun}, nil
 		},
+		Cache: func(_ context.Context, filters []string) (apiclient.Cache, error) {
+			return apiclient.Cache{Kinds: []apiclient.CacheKind{{Kind: "regular", Records: len(filters)}}}, nil
+		},
+		PruneCache: func(_ context.Context, p apiclient.CachePrune) (apiclient.CachePruned, error) {
+			return apiclient.CachePruned{Records: len(p.Filters), Freed: p.Keep}, nil
+		},
 		Status: func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
 	}).Handler())
 	t.Cleanup(func() {

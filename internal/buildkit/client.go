@@ -192,34 +192,19 @@ func (c *Client) firstWorker(ctx context.Context) (*client.WorkerInfo, error) {
 // Prune removes everything from the daemon's cache that is not in use and returns the bytes freed.
 // It may take minutes.
 func (c *Client) Prune(ctx context.Context) (freed int64, err error) {
-	if err := c.ready(ctx); err != nil {
-		return 0, err
-	}
-	return c.pruneMatching(ctx, "")
+	_, freed, err = c.PruneCache(ctx, CachePrune{All: true})
+	return freed, err
 }
 
 // pruneMatching removes the unused cache records that match filter, all if it is empty. It takes one
 // filter because the daemon removes what matches any of several.
 func (c *Client) pruneMatching(ctx context.Context, filter string) (freed int64, err error) {
-	removed := make(chan client.UsageInfo)
-	summed := make(chan struct{})
-	go func() {
-		defer close(summed)
-		for r := range removed {
-			freed += r.Size
-		}
-	}()
-	opts := []client.PruneOption{client.PruneAll}
+	p := CachePrune{All: true}
 	if filter != "" {
-		opts = append(opts, client.WithFilter([]string{filter}))
+		p.Filters = []string{filter}
 	}
-	err = c.bk.Prune(ctx, removed, opts...)
-	close(removed)
-	<-summed
-	if err != nil {
-		return freed, fmt.Errorf("prune: %w", c.engineError(ctx, err))
-	}
-	return freed, nil
+	_, freed, err = c.PruneCache(ctx, p)
+	return freed, err
 }
 
 // ready returns at once when there is a connection, else it waits for one.

@@ -204,15 +204,8 @@ func gcPolicy(cfg *Config) []client.PruneInfo {
 	if err != nil {
 		cfg.Logger.Warn("size of the disk is unknown, garbage collection keeps 2 GB", "root", cfg.Root, "err", err)
 	}
-	limits := config.DetectDefaultGCCap(stat)
-	override(&limits.GCReservedSpace, cfg.GC.Reserved)
-	override(&limits.GCMaxUsedSpace, cfg.GC.MaxUsed)
-	override(&limits.GCMinFreeSpace, cfg.GC.MinFree)
-	if cfg.GC.MaxUsed > 0 && cfg.GC.Reserved == 0 {
-		limits.GCReservedSpace = config.DiskSpace{Bytes: min(limits.GCReservedSpace.AsBytes(stat), cfg.GC.MaxUsed/2)}
-	}
 	var policy []client.PruneInfo
-	for _, rule := range config.DefaultGCPolicy(limits, stat) {
+	for _, rule := range config.DefaultGCPolicy(gcLimits(cfg, stat), stat) {
 		policy = append(policy, client.PruneInfo{
 			Filter:        rule.Filters,
 			All:           rule.All,
@@ -223,6 +216,28 @@ func gcPolicy(cfg *Config) []client.PruneInfo {
 		})
 	}
 	return policy
+}
+
+// Limits returns the limits that a daemon of this configuration keeps to: those configured, and BuildKit's
+// for the disk at Root in place of the others. Root must exist.
+func (c *Config) Limits() (GC, error) {
+	stat, err := disk.GetDiskStat(c.Root)
+	if err != nil {
+		return GC{}, fmt.Errorf("%s: %w", c.Root, err)
+	}
+	l := gcLimits(c, stat)
+	return GC{Reserved: l.GCReservedSpace.AsBytes(stat), MaxUsed: l.GCMaxUsedSpace.AsBytes(stat), MinFree: l.GCMinFreeSpace.AsBytes(stat)}, nil
+}
+
+func gcLimits(cfg *Config, stat disk.DiskStat) config.GCConfig {
+	limits := config.DetectDefaultGCCap(stat)
+	override(&limits.GCReservedSpace, cfg.GC.Reserved)
+	override(&limits.GCMaxUsedSpace, cfg.GC.MaxUsed)
+	override(&limits.GCMinFreeSpace, cfg.GC.MinFree)
+	if cfg.GC.MaxUsed > 0 && cfg.GC.Reserved == 0 {
+		limits.GCReservedSpace = config.DiskSpace{Bytes: min(limits.GCReservedSpace.AsBytes(stat), cfg.GC.MaxUsed/2)}
+	}
+	return limits
 }
 
 func override(d *config.DiskSpace, bytes int64) {

@@ -12,6 +12,9 @@ func TestLimitsOfTheCacheAreObeyed(t *testing.T) {
 	if !all.All || all.MaxUsedSpace != 3e9 || all.MinFreeSpace != 1e9 || all.ReservedSpace > 3e9/2 {
 		t.Errorf("last rule = %+v, want at most 3 GB used, 1 GB free and no more than half reserved", all)
 	}
+	if l, err := cfg.Limits(); err != nil || l.MaxUsed != 3e9 || l.MinFree != 1e9 || l.Reserved != all.ReservedSpace {
+		t.Errorf("limits are %+v, %v, want those of the last rule", l, err)
+	}
 	cfg.GC = GC{}
 	for _, rule := range gcPolicy(&cfg) {
 		if rule.MaxUsedSpace <= 0 {

@@ -29,7 +29,7 @@ check: ## formatting, vet and staticcheck
 
 test: ## all tests, with the race detector; needs root
 	@.ci/deps.sh test
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 10m ./...
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 30m ./...
 
 soak: ## the long tests, then all others SOAK times over (3)
 	@.ci/deps.sh test

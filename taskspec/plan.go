@@ -238,18 +238,25 @@ func (b *planner) builtBefore(s *Step, full string) string {
 	return ""
 }
 
-// cacheFlags returns the options by which "cache: enabled" keeps a build's cache in the registry: in the
-// repository of the first tag that has a registry, else in that of the first tag in the run's registry.
+// cacheFlags returns the options by which "cache: enabled" keeps a build's cache in the registry.
 func (b *planner) cacheFlags(s *Step) []string {
-	if !s.Build.Cache || len(s.Build.Tags) == 0 {
+	ref := CacheRef(s, b.opt.Run.Registry, b.opt.Run.TaskName)
+	if !s.Build.Cache || ref == "" {
 		return nil
 	}
-	domain, path := b.opt.Run.Registry, ""
+	return []string{"--load", "--cache-to=type=registry,ref=" + ref + ",mode=max", "--cache-from=type=registry,ref=" + ref}
+}
+
+// CacheRef returns where "cache: enabled" keeps the cache of a build step of a task: in the repository of the
+// first tag that has a registry, else in that of the first tag in the run's registry. It is empty for a build
+// without tags.
+func CacheRef(s *Step, registry, task string) string {
+	domain, path := registry, ""
 	for i, tag := range s.Build.Tags {
 		ref, err := reference.Parse(tag)
 		named, ok := ref.(reference.Named)
 		if err != nil || !ok {
-			return nil
+			return ""
 		}
 		if i == 0 {
 			path = reference.Path(named)
@@ -261,13 +268,13 @@ func (b *planner) cacheFlags(s *Step) []string {
 	}
 	named, err := reference.WithName(domain + "/" + path)
 	if err != nil {
-		return nil
+		return ""
 	}
-	ref, err := reference.WithTag(named, "cache_"+cmp.Or(b.opt.Run.TaskName, "quickrun")+"_"+s.ID)
+	ref, err := reference.WithTag(named, "cache_"+cmp.Or(task, "quickrun")+"_"+s.ID)
 	if err != nil {
-		return nil
+		return ""
 	}
-	return []string{"--load", "--cache-to=type=registry,ref=" + ref.String() + ",mode=max", "--cache-from=type=registry,ref=" + ref.String()}
+	return ref.String()
 }
 
 // resources adds what the task's steps share.

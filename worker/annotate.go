@@ -49,7 +49,7 @@ func (a *attempt) annotate(ctx context.Context, b *solve.Build) {
 // runtimeBase returns the name of the image that a build's image is based on, if the run is pinned to its
 // digest and it can be told from the Dockerfile alone.
 func (a *attempt) runtimeBase(ctx context.Context, b solve.Build) string {
-	if len(b.Pins) == 0 || len(b.Platforms) > 1 {
+	if len(b.Pins) == 0 || len(b.Platforms) > 1 || b.Remote != nil || len(b.Contexts) > 0 {
 		return ""
 	}
 	text := b.DockerfileInline

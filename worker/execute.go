@@ -140,19 +140,14 @@ func identityOf(src Source) string {
 func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 	cfg := solve.SessionConfig{
 		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, Insecure: a.w.Insecure,
-		Credentials: a.credentials, Secrets: map[string][]byte{}, CacheScope: a.cacheScope(),
-		OwnFrontend: a.run.Spec.Restricted,
+		Credentials: a.credentials, CacheScope: a.cacheScope(),
+		OwnFrontend: a.run.Spec.Restricted, Fetch: a.w.MayFetch,
 	}
 	if a.run.Spec.Restricted {
 		cfg.Images = a.mayUse
 	}
 	if src != nil {
 		cfg.Source, cfg.SourceKey = src, src.Key()
-	}
-	for _, values := range []map[string]string{a.secrets.Set, a.secrets.Args} {
-		for k, v := range values {
-			cfg.Secrets[k] = []byte(v)
-		}
 	}
 	return cfg
 }

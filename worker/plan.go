@@ -54,8 +54,7 @@ func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error)
 	vars := runVars(r, opt.Registry)
 	switch {
 	case r.Spec.Build != nil:
-		t, err := buildTask(r.Spec, vars)
-		return t, nil, err
+		return buildTask(r.Spec, vars)
 	case r.Spec.TaskFile != nil:
 		return fileTask(r.Spec, vars, opt)
 	}
@@ -84,15 +83,22 @@ func architecture(platform string) string {
 }
 
 // buildTask is the task of `kiln build`: one build, then one push unless nothing is to be pushed.
-func buildTask(spec run.Spec, vars taskspec.RunVars) (*taskspec.Task, error) {
+func buildTask(spec run.Spec, vars taskspec.RunVars) (*taskspec.Task, taskspec.Warnings, error) {
 	b := spec.Build
 	timeout := spec.Timeout
 	if timeout <= 0 {
 		timeout = time.Hour
 	}
-	build := &taskspec.Build{Context: ".", Dockerfile: b.Dockerfile, Target: b.Target, NoCache: b.NoCache}
+	build, err := taskspec.ParseBuild(b.Options, nil)
+	if err != nil {
+		return nil, nil, err
+	}
+	if build.Context != "." || len(build.Tags)+len(build.Platforms)+len(build.BuildArgs) > 0 || build.Dockerfile+build.Target != "" {
+		return nil, nil, errors.New("the options of a build must not name its context, Dockerfile, images, platforms, target or arguments: those have fields of their own")
+	}
+	build.Dockerfile, build.Target, build.NoCache = b.Dockerfile, b.Target, b.NoCache
 	if spec.Platform != "" {
-		build.Platforms = []string{spec.Platform}
+		build.Platforms = strings.Split(spec.Platform, ",")
 	}
 	for _, arg := range b.BuildArgs {
 		k, v, ok := strings.Cut(arg, "=")
@@ -101,7 +107,7 @@ func buildTask(spec run.Spec, vars taskspec.RunVars) (*taskspec.Task, error) {
 	for _, image := range b.Images {
 		name, err := imageName(image, vars)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		build.Tags = append(build.Tags, name)
 	}
@@ -111,7 +117,8 @@ func buildTask(spec run.Spec, vars taskspec.RunVars) (*taskspec.Task, error) {
 		t.Steps = append(t.Steps, &taskspec.Step{ID: "push", Kind: taskspec.KindPush, Push: build.Tags,
 			After: []string{"build"}, Timeout: timeout, WorkingDirectory: workspace})
 	}
-	return t, nil
+	warnings, err := checkSupported(t, "")
+	return t, warnings, err
 }
 
 // imageName makes a full reference of what was given as -t: in the co-located registry unless it names
@@ -200,19 +207,9 @@ func unsupported(s *taskspec.Step) []finding {
 	list := []finding{
 		{s.Privileged, "privileged", "privileged containers are not allowed on this worker"},
 		{s.Network == "host", "network", "the host's network is never given to a step; leave the property out for the run's own network"},
-		{len(s.Mounts) > 0, "volumeMounts", "volumes are not supported by this worker"},
+		{len(s.Mounts) > 0 && s.Build == nil, "volumeMounts", "volumes are not supported by this worker"},
 	}
-	if b := s.Build; b != nil {
-		list = append(list,
-			finding{remoteContext(b.Context), "build", fmt.Sprintf("remote build context %q is not supported by this worker; use a directory of the source", b.Context)},
-			finding{b.Network == "host", "build", "--network host: the host's network is never given to a build"},
-			finding{len(b.Contexts) > 0, "build", "--build-context is not supported by this worker"},
-			finding{len(b.Secrets) > 0, "build", "--secret is not supported by this worker"},
-			finding{len(b.SSH) > 0, "build", "--ssh is not supported by this worker"},
-			finding{len(b.Output) > 0, "build", "--output is not supported by this worker; a build's image is always kept for the run"},
-		)
-	}
-	return list
+	return append(list, refusedOptions(s)...)
 }
 
 // withoutEffect are properties that change how a step is executed, not what it does.
@@ -222,22 +219,10 @@ func withoutEffect(s *taskspec.Step) []finding {
 	}
 	if b := s.Build; b != nil {
 		list = append(list,
-			finding{len(b.Ulimits) > 0, "build: --ulimit", ""}, finding{b.ShmSize != "", "build: --shm-size", ""},
-			finding{len(b.CacheFrom) > 0, "build: --cache-from", ""}, finding{len(b.CacheTo) > 0, "build: --cache-to", ""},
 			finding{b.Provenance != "" || b.SBOM != "" || len(b.Attest) > 0, "build: attestations", ""},
-			finding{len(b.NoCacheFilter) > 0, "build: --no-cache-filter", ""},
 		)
 	}
 	return list
-}
-
-func remoteContext(c string) bool {
-	for _, p := range []string{"http://", "https://", "git://", "git@", "oci://", "github.com/"} {
-		if strings.HasPrefix(c, p) {
-			return true
-		}
-	}
-	return false
 }
 
 // steps is the plan as the run's record shows it; what an earlier attempt has finished stays so.

@@ -110,7 +110,7 @@ func TestUnsupportedPropertiesAreRefusedByName(t *testing.T) {
 	for property, step := range map[string]string{
 		"privileged": "cmd: img\n  privileged: true",
 		"network":    "cmd: --network host img",
-		"build":      "build: -t a https://github.com/o/r.git",
+		"build":      "build: -t a --network host .",
 	} {
 		_, _, err := Plan(fileRun("version: v1.1.0\nsteps:\n- id: first\n  cmd: img\n- id: bad\n  "+step+"\n"), PlanOptions{Registry: "reg.test:5000"})
 		var errs taskspec.Errors

@@ -110,7 +110,15 @@ func (a *attempt) solve(ctx context.Context, b solve.Build) (solve.Built, error)
 func (a *attempt) repeatable(b solve.Build) bool {
 	login := a.run.TaskUID == "" && len(a.secrets.Logins) > 0 // of a task, its scope is in the key
 	// What others have built a restricted run might not be allowed to read, and others need not trust it.
-	return !a.run.Spec.Restricted && a.w.Resolver != nil && a.identity != "" && !login && len(a.config.Secrets) == 0 && !b.NoCache && !b.FromWorkspace
+	secret := len(a.secrets.Set)+len(a.secrets.Args) > 0
+	return !a.run.Spec.Restricted && a.w.Resolver != nil && a.identity != "" && !login && !secret && selfContained(b)
+}
+
+// selfContained reports whether what b is made from is in its key. Secrets, what is fetched for it, caches
+// that others write and what is to be done anew are not.
+func selfContained(b solve.Build) bool {
+	return !b.NoCache && !b.FromWorkspace && b.Remote == nil &&
+		len(b.NoCacheFilter)+len(b.Contexts)+len(b.Secrets)+len(b.SSH)+len(b.CacheFrom)+len(b.CacheTo) == 0
 }
 
 // stillTrue reports whether a build of b would find what the one that made built has found: each base
@@ -155,7 +163,7 @@ func (a *attempt) buildKey(b solve.Build) buildKey {
 	return keyOf(b, a.w.BuildKit, a.config.CacheScope, a.identity)
 }
 
-// keyOf hashes what defines a build: all of b but the name of its step, the build daemon, the scope of
+// keyOf hashes what defines a build that is self-contained: all of b but the name of its step, the build daemon, the scope of
 // its cache mounts and the content of the source.
 func keyOf(b solve.Build, daemon, scope, source string) buildKey {
 	h := hasher{sha256.New()}
@@ -165,6 +173,9 @@ func keyOf(b solve.Build, daemon, scope, source string) buildKey {
 	h.text(string(b.DockerfileInline))
 	h.list(b.Platforms)
 	h.list(b.AddHosts)
+	h.list(b.Ulimits)
+	h.number(int(b.Network))
+	h.number(int(b.ShmSize))
 	for _, m := range []map[string]string{b.BuildArgs, b.Labels, b.Annotations, b.Images, b.Pins} {
 		h.pairs(m)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"path"
 	"strings"
 
@@ -38,53 +37,6 @@ func (a *attempt) once(ctx context.Context, s *taskspec.Step, rec *run.Step) err
 	return err
 }
 
-func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
-	b, err := a.buildRequest(s)
-	if err != nil {
-		return &stepFailure{s.ID, err}
-	}
-	a.annotate(ctx, &b)
-	built, err := a.solve(ctx, b)
-	if err != nil {
-		return err
-	}
-	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime, BuiltBy: built.BuiltBy}
-	a.images.add(*rec.Output)
-	for i := range built.Bases {
-		built.Bases[i].Step = s.ID
-	}
-	a.reports.bases(built.Bases)
-	return nil
-}
-
-// buildRequest translates a build step for the solver.
-func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
-	b := s.Build
-	dir, err := inWorkspace(s.WorkingDirectory)
-	if err != nil {
-		return solve.Build{}, err
-	}
-	req := solve.Build{
-		Step: s.ID, Context: path.Join(dir, b.Context), FromWorkspace: a.wroteWorkspace(),
-		Target: b.Target, Platforms: b.Platforms, NoCache: b.NoCache, Pull: b.Pull, AddHosts: b.AddHosts,
-		BuildArgs: pairs(b.BuildArgs), Labels: pairs(b.Labels), Annotations: pairs(b.Annotation),
-		Images: a.images.contexts(), Pins: a.pins(), Staging: a.images.staging(b.Tags),
-	}
-	if strings.HasPrefix(req.Context, "..") {
-		return req, fmt.Errorf("build context %q leaves the source", b.Context)
-	}
-	if b.Dockerfile != "" {
-		if req.Dockerfile = path.Join(dir, b.Dockerfile); strings.HasPrefix(req.Dockerfile, "..") {
-			return req, fmt.Errorf("dockerfile %q leaves the source", b.Dockerfile)
-		}
-	}
-	if a.run.Spec.Build != nil {
-		req.DockerfileInline = a.run.Spec.Build.DockerfileInline
-		maps.Copy(req.BuildArgs, a.secrets.Args)
-	}
-	return req, nil
-}
-
 // inWorkspace returns dir relative to the workspace's root.
 func inWorkspace(dir string) (string, error) {
 	rest, ok := strings.CutPrefix(path.Clean(dir), workspace)
@@ -92,14 +44,6 @@ func inWorkspace(dir string) (string, error) {
 		return "", fmt.Errorf("working directory %s is outside %s, so a build finds no files there", dir, workspace)
 	}
 	return path.Join(".", rest), nil
-}
-
-func pairs(kvs []taskspec.KeyValue) map[string]string {
-	m := make(map[string]string, len(kvs))
-	for _, kv := range kvs {
-		m[kv.Key] = kv.Value
-	}
-	return m
 }
 
 func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) error {

@@ -44,7 +44,7 @@ func TestSecretsOfARunAreUsedAndNotShown(t *testing.T) {
 		log(output(base64.StdEncoding.EncodeToString([]byte("arg-value")) + "\n"))
 		return g.stage(ctx, b)
 	}
-	r := buildRun(run.BuildSpec{BuildArgs: []string{"TOKEN=given", "A=1"}})
+	r := buildRun(run.BuildSpec{BuildArgs: []string{"TOKEN=given", "A=1"}, Options: []string{"--secret=id=npm"}})
 	r.Spec.Context, r.Spec.Refs, r.TaskUID = "https://git.test/o/r.git#"+someCommit, &run.SecretRefs{Context: "x"}, "uid"
 	if rep := final(g.execute(t, g.assignSecrets(t, r, everySecret()))); rep == nil || rep.Final != run.Succeeded {
 		t.Fatalf("final report = %+v", rep)
@@ -52,7 +52,8 @@ func TestSecretsOfARunAreUsedAndNotShown(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"TOKEN": "arg-value", "A": "1"}, s.builds[0].BuildArgs); diff != "" {
 		t.Errorf("build arguments: %s", diff)
 	}
-	if diff := cmp.Diff(map[string][]byte{"npm": []byte("set-value"), "TOKEN": []byte("arg-value")}, s.cfg.Secrets); diff != "" {
+	want := map[string]solve.Secret{"TOKEN": {Value: []byte("arg-value")}, "npm": {Value: []byte("set-value")}}
+	if diff := cmp.Diff(want, s.builds[0].Secrets); diff != "" {
 		t.Errorf("secrets of builds: %s", diff)
 	}
 	if asked.Token != "git:context-token" || asked.Scope != "" || s.cfg.CacheScope != "uid" {
@@ -100,8 +101,8 @@ func TestRestrictedRunsGetNoSecretsAndPushNothing(t *testing.T) {
 	if log := g.log(t, r.ID); !strings.Contains(log, "nothing is pushed: this run is of a pull request") {
 		t.Errorf("log does not say why nothing was pushed:\n%s", log)
 	}
-	if user, _ := s.cfg.Credentials("other.test:5000"); user != "" || len(s.cfg.Secrets) != 0 || len(s.builds[0].BuildArgs) != 0 {
-		t.Errorf("a restricted run has login %q, secrets %v, arguments %v", user, s.cfg.Secrets, s.builds[0].BuildArgs)
+	if user, _ := s.cfg.Credentials("other.test:5000"); user != "" || len(s.builds[0].Secrets) != 0 || len(s.builds[0].BuildArgs) != 0 {
+		t.Errorf("a restricted run has login %q, secrets %v, arguments %v", user, s.builds[0].Secrets, s.builds[0].BuildArgs)
 	}
 	if !s.cfg.OwnFrontend {
 		t.Error("a stranger's Dockerfile may bring its own frontend")

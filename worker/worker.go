@@ -42,6 +42,9 @@ type Worker struct {
 	Resolver Resolver
 	// Open returns the source that a request names. The context bounds the source's life.
 	Open func(ctx context.Context, r OpenRequest) (Source, error)
+	// MayFetch reports why the build daemon must not fetch from a host that a Dockerfile names. Nil means that
+	// it may be any.
+	MayFetch func(ctx context.Context, host string) error
 
 	Name     string // stays the same over restarts
 	Instance string // new at each start

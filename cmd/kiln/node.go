@@ -367,7 +367,7 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 		allowed: n.allowed, registry: append([]string{n.host}, n.aliases...)}).open
 	return &worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
-		Publisher: n.registry, Resolver: n.registry, Open: open,
+		Publisher: n.registry, Resolver: n.registry, Open: open, MayFetch: n.allowed.mayFetch,
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, Steps: n.cfg.steps(), BuildKit: info.Version,
 		Notice:   missingIsolation(info),
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,

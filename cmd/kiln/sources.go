@@ -258,6 +258,11 @@ func (a allowedSources) explain(err error) error {
 	return fmt.Errorf("%w (a host in a private network, or without TLS, is named to the server with kiln serve --allow-source HOST)", err)
 }
 
+// mayFetch implements worker.Worker's MayFetch: what a Dockerfile names by URL is where a source may be.
+func (a allowedSources) mayFetch(ctx context.Context, host string) error {
+	return a.explain(netguard.Guard{Allow: a.address}.Host(ctx, host))
+}
+
 // An uploaded source is known by the hash of its tree.
 type uploaded struct{ *source.Source }
 

@@ -15,12 +15,15 @@ const (
 	dockerHubHost = "registry-1.docker.io"
 )
 
-// attachables are what the daemon may ask a session for: credentials and secrets.
+// attachables are what the daemon may ask a session for: the credentials of registries.
 func (s *runSession) attachables() []session.Attachable {
-	return []session.Attachable{
-		&credentials{lookup: s.cfg.Credentials, redact: s.redact},
-		secretsprovider.FromMap(s.cfg.Secrets),
-	}
+	return []session.Attachable{&credentials{lookup: s.cfg.Credentials, redact: s.redact}}
+}
+
+// attachables are what the daemon may ask for while it executes a build: those of the session, and the
+// build's secrets and keys.
+func (in *inputs) attachables(s *runSession) []session.Attachable {
+	return append(s.attachables(), secretsprovider.FromMap(in.secrets), in.agents)
 }
 
 // credentials answers the daemon's questions for the user and password of a registry.

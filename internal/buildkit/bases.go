@@ -3,7 +3,11 @@ package buildkit
 import (
 	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"maps"
+	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +18,7 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 	"github.com/moby/buildkit/sourcepolicy/policysession"
+	"github.com/moby/buildkit/util/gitutil"
 
 	"kiln/internal/run"
 	"kiln/internal/solve"
@@ -30,7 +35,10 @@ const (
 type baseRecorder struct {
 	own     map[string]bool // references of the run's own images
 	pinned  map[string]string
+	named   map[string]bool       // references by tag of named contexts
 	allowed func(ref string) bool // what else may be used; nil means anything
+	fetch   func(ctx context.Context, host string) error
+	redact  redactor
 
 	mu     sync.Mutex
 	bases  map[run.Base]bool
@@ -38,19 +46,31 @@ type baseRecorder struct {
 	more   bool            // there were other sources than images and what the session sends
 }
 
-func newBaseRecorder(images, pins map[string]string, allowed func(ref string) bool) *baseRecorder {
-	r := &baseRecorder{own: map[string]bool{}, pinned: pins, allowed: allowed, bases: map[run.Base]bool{}, tagged: map[string]bool{}}
-	for _, ref := range images {
+func newBaseRecorder(b solve.Build, cfg solve.SessionConfig) *baseRecorder {
+	r := &baseRecorder{own: map[string]bool{}, pinned: b.Pins, named: map[string]bool{}, allowed: cfg.Images, fetch: cfg.Fetch,
+		bases: map[run.Base]bool{}, tagged: map[string]bool{}}
+	for _, ref := range b.Images {
 		r.own[ref] = true
+	}
+	for _, c := range b.Contexts {
+		if named, err := reference.ParseDockerRef(c.Image); err == nil {
+			r.named[named.String()] = true
+		}
 	}
 	return r
 }
 
-func (r *baseRecorder) check(_ context.Context, req *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
+func (r *baseRecorder) check(ctx context.Context, req *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
 	source := req.GetSource().GetSource()
 	image, ok := strings.CutPrefix(source.GetIdentifier(), imageScheme)
 	if !r.mayUse(source.GetIdentifier()) {
-		return denied(cmp.Or(image, source.GetIdentifier())), nil, nil
+		return denied(refusal(cmp.Or(image, source.GetIdentifier()))), nil, nil
+	}
+	if err := r.mayFetch(ctx, source); err != nil {
+		return denied(err.Error()), nil, nil
+	}
+	if ok && r.named[image] && !strings.Contains(image, "@") {
+		return r.digest(req)
 	}
 	switch {
 	case ok && !r.own[image]:
@@ -66,6 +86,20 @@ func (r *baseRecorder) check(_ context.Context, req *policysession.CheckPolicyRe
 		r.mu.Unlock()
 	}
 	return &policysession.DecisionResponse{Action: spb.PolicyAction_ALLOW}, nil, nil
+}
+
+// digest has the image of a named context used by its digest, which the daemon would else not tell. It
+// comes back here with it.
+func (r *baseRecorder) digest(req *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
+	source := req.GetSource().GetSource()
+	found := req.GetSource().GetImage().GetDigest()
+	if found == "" {
+		return nil, &gatewaypb.ResolveSourceMetaRequest{Source: source, Platform: req.GetPlatform()}, nil
+	}
+	image := strings.TrimPrefix(source.GetIdentifier(), imageScheme)
+	r.add(image)
+	return &policysession.DecisionResponse{Action: spb.PolicyAction_CONVERT,
+		Update: &pb.SourceOp{Identifier: source.GetIdentifier() + "@" + found, Attrs: source.GetAttrs()}}, nil, nil
 }
 
 // openSchemes are those of sources that hold nothing of a registry's.
@@ -84,10 +118,48 @@ func (r *baseRecorder) mayUse(identifier string) bool {
 	return slices.ContainsFunc(openSchemes, func(scheme string) bool { return strings.HasPrefix(identifier, scheme) })
 }
 
-// denied is the decision about an image that must not be used.
-func denied(image string) *policysession.DecisionResponse {
+// mayFetch reports why a source that has a URL must not be fetched.
+func (r *baseRecorder) mayFetch(ctx context.Context, source *pb.SourceOp) error {
+	at := source.GetIdentifier()
+	scheme, _, _ := strings.Cut(at, "://")
+	if r.fetch == nil || scheme != "http" && scheme != "https" && scheme != "git" {
+		return nil
+	}
+	if scheme == "git" {
+		at = cmp.Or(source.GetAttrs()[pb.AttrFullRemoteURL], at) // what follows git:// is a name only
+	}
+	host, err := hostOf(at)
+	if err == nil {
+		err = r.fetch(ctx, host)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.redact.String(at), err)
+	}
+	return nil
+}
+
+// hostOf returns the host that a URL leads to, which may be written as git's user@host:path.
+func hostOf(at string) (string, error) {
+	if u, err := url.Parse(at); err == nil && u.Scheme != "" && u.Scheme != "git" && u.Hostname() != "" {
+		return u.Hostname(), nil
+	}
+	u, err := gitutil.ParseURL(at)
+	if err != nil || u.Host == "" {
+		return "", errors.New("its host cannot be told")
+	}
+	if u.Scheme == gitutil.GitProtocol {
+		return "", errors.New("git:// is not encrypted and tells nobody apart; write https://")
+	}
+	if host, _, err := net.SplitHostPort(u.Host); err == nil {
+		return host, nil
+	}
+	return u.Host, nil
+}
+
+// denied is the decision about what must not be used.
+func denied(why string) *policysession.DecisionResponse {
 	return &policysession.DecisionResponse{Action: spb.PolicyAction_DENY,
-		DenyMessages: []*policysession.DenyMessage{{Message: refusal(image)}}}
+		DenyMessages: []*policysession.DenyMessage{{Message: why}}}
 }
 
 // refusal says that a session must not use an image.

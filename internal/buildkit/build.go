@@ -1,8 +1,10 @@
 package buildkit
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -55,8 +57,9 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 	if err != nil {
 		return solve.Built{}, err
 	}
-	bases := newBaseRecorder(b.Images, b.Pins, s.cfg.Images)
-	vertices := &vertexNames{names: map[string]string{}}
+	maps.Copy(attrs, in.contexts)
+	bases := newBaseRecorder(b, s.cfg)
+	vertices := &vertexNames{names: map[string]string{}, foreign: map[string]bool{}}
 	status := make(chan *client.SolveStatus)
 	var forwarded sync.WaitGroup
 	forwarded.Go(func() {
@@ -71,7 +74,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 	policy := policysession.NewPolicyProvider(bases.check)
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
-	own, detach, err := s.attach(failed, in.mounts, in.sharedKey, append(s.attachables(), policy)...)
+	own, detach, err := s.attach(failed, in.mounts, in.sharedKey, append(in.attachables(s), policy)...)
 	if err != nil {
 		close(status)
 		return solve.Built{}, err
@@ -82,6 +85,8 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 		FrontendAttrs:         attrs,
 		SharedSession:         own,
 		SessionPreInitialized: true,
+		CacheExports:          cacheExports(s.cfg, b.CacheTo),
+		CacheImports:          cacheImports(s.cfg, b.CacheFrom),
 		Exports:               []client.ExportEntry{{Type: client.ExporterImage, Attrs: exportAttrs(s.cfg, b)}},
 		SourcePolicy:          imagePolicy(b.Images, b.Pins),
 		SourcePolicyProvider:  policy,
@@ -123,11 +128,16 @@ func say(log solve.LogFunc, format string, args ...any) {
 	log(event.LogEntry{Time: time.Now(), Stream: event.StreamKiln, Data: fmt.Appendf(nil, format+"\n", args...)})
 }
 
-// vertexNames remembers the names of a build's vertices, for its error.
+// vertexNames remembers the names of a build's vertices, for its error, and which of them could not be
+// executed because their programs are another platform's.
 type vertexNames struct {
-	mu    sync.Mutex
-	names map[string]string
+	mu      sync.Mutex
+	names   map[string]string
+	foreign map[string]bool
 }
+
+// formatError is how the kernel's refusal of a program reads in the output of the step that it was to be.
+var formatError = []byte("exec format error")
 
 func (v *vertexNames) add(st *client.SolveStatus) {
 	v.mu.Lock()
@@ -135,10 +145,15 @@ func (v *vertexNames) add(st *client.SolveStatus) {
 	for _, x := range st.Vertexes {
 		v.names[x.Digest.String()] = x.Name
 	}
+	for _, l := range st.Logs {
+		if bytes.Contains(l.Data, formatError) {
+			v.foreign[l.Vertex.String()] = true
+		}
+	}
 }
 
-func (v *vertexNames) name(digest string) string {
+func (v *vertexNames) name(digest string) (name string, foreign bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.names[digest]
+	return v.names[digest], v.foreign[digest]
 }

@@ -119,7 +119,7 @@ func (s *runSession) buildError(ctx context.Context, b solve.Build, err error, v
 			return s.client.unavailable(errors.New(message))
 		}
 	}
-	return s.stepFailure(err, vertices)
+	return s.stepFailure(b, err, vertices)
 }
 
 func fromVertex(err error) bool {
@@ -128,7 +128,7 @@ func fromVertex(err error) bool {
 }
 
 // stepFailure translates what the daemon says about a build that failed by itself.
-func (s *runSession) stepFailure(err error, vertices *vertexNames) *solve.StepError {
+func (s *runSession) stepFailure(b solve.Build, err error, vertices *vertexNames) *solve.StepError {
 	out := &solve.StepError{ExitCode: -1, Source: sourceOf(err)}
 	reason := tidy(s.redact.String(oneLine(err.Error())))
 	if denials := policysession.DenyMessages(err); len(denials) > 0 {
@@ -142,7 +142,11 @@ func (s *runSession) stepFailure(err error, vertices *vertexNames) *solve.StepEr
 	out.Message = clip(reason, maxMessage)
 	var v *errdefs.VertexError
 	if errors.As(err, &v) {
-		if command := commandOf(vertices.name(v.Digest)); command != "" {
+		name, foreign := vertices.name(v.Digest)
+		if foreign && out.ExitCode > 0 {
+			out.Message = notExecutable(platformOf(name, b.Platforms))
+		}
+		if command := commandOf(name); command != "" {
 			out.Message = s.redact.String(command) + ": " + out.Message
 		}
 	}
@@ -163,6 +167,27 @@ func sourceOf(err error) string {
 		return src.Info.Filename
 	}
 	return fmt.Sprintf("%s:%d", src.Info.Filename, src.Ranges[0].Start.Line)
+}
+
+// notExecutable says that the programs of a platform cannot be executed, and what can be done about it.
+func notExecutable(platform string) string {
+	return "this worker cannot execute programs of " + platform + ": the kernel has no emulator for them. Register one " +
+		"on the worker's host (apt-get install qemu-user-static binfmt-support, then start the worker again), " +
+		"or compile for it in a stage that is FROM --platform=$BUILDPLATFORM"
+}
+
+// stagePlatform is the platform in the name of a vertex of a build for several.
+var stagePlatform = regexp.MustCompile(`^\[([a-z]+/[a-z0-9/.]+)[ \]-]`)
+
+// platformOf returns the platform that a vertex was executed for.
+func platformOf(name string, platforms []string) string {
+	if m := stagePlatform.FindStringSubmatch(name); m != nil {
+		return m[1]
+	}
+	if len(platforms) == 1 {
+		return platforms[0]
+	}
+	return "another platform than its own"
 }
 
 // stageCommand is what the frontend calls the vertex of an instruction: "[build 2/3] RUN make".

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/moby/buildkit/client"
 	"github.com/moby/buildkit/exporter/containerimage/exptypes"
 	spb "github.com/moby/buildkit/sourcepolicy/pb"
 
@@ -43,8 +44,20 @@ func frontendAttrs(cfg solve.SessionConfig, b solve.Build, dockerfile string) (m
 	if len(b.Platforms) > 0 {
 		attrs["platform"] = strings.Join(b.Platforms, ",")
 	}
-	if b.NoCache {
-		attrs["no-cache"] = ""
+	switch {
+	case b.NoCache:
+		attrs["no-cache"] = "" // every stage
+	case len(b.NoCacheFilter) > 0:
+		attrs["no-cache"] = strings.Join(b.NoCacheFilter, ",")
+	}
+	if b.Network == solve.NetworkNone {
+		attrs["force-network-mode"] = "none"
+	}
+	if b.ShmSize > 0 {
+		attrs["shm-size"] = strconv.FormatInt(b.ShmSize, 10)
+	}
+	if len(b.Ulimits) > 0 {
+		attrs["ulimit"] = strings.Join(b.Ulimits, ",")
 	}
 	if b.Pull {
 		attrs["image-resolve-mode"] = "pull"
@@ -101,6 +114,45 @@ func exportAttrs(cfg solve.SessionConfig, b solve.Build) map[string]string {
 		}
 	}
 	return attrs
+}
+
+// cacheExports translates the caches that a build writes.
+func cacheExports(cfg solve.SessionConfig, list []solve.Cache) []client.CacheOptionsEntry {
+	var out []client.CacheOptionsEntry
+	for _, c := range list {
+		if c.Ref == "" {
+			out = append(out, client.CacheOptionsEntry{Type: "inline"})
+			continue
+		}
+		e := registryCache(cfg, c.Ref)
+		// A registry that knows manifests of images only takes the cache, too.
+		e.Attrs["oci-mediatypes"], e.Attrs["image-manifest"] = "true", "true"
+		if c.Max {
+			e.Attrs["mode"] = "max"
+		}
+		if c.Ignore {
+			e.Attrs["ignore-error"] = "true"
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// cacheImports translates the caches that a build reads. One that is not there is none.
+func cacheImports(cfg solve.SessionConfig, list []solve.Cache) []client.CacheOptionsEntry {
+	var out []client.CacheOptionsEntry
+	for _, c := range list {
+		out = append(out, registryCache(cfg, c.Ref))
+	}
+	return out
+}
+
+func registryCache(cfg solve.SessionConfig, ref string) client.CacheOptionsEntry {
+	attrs := map[string]string{"ref": ref}
+	if host, _, _ := strings.Cut(ref, "/"); cfg.Insecure && host == cfg.Registry && !loopback(host) {
+		attrs["registry.insecure"] = "true"
+	}
+	return client.CacheOptionsEntry{Type: "registry", Attrs: attrs}
 }
 
 // loopback reports whether a registry host is this machine: BuildKit speaks plain HTTP to such a host

@@ -44,7 +44,7 @@ func (s *runSession) openGateway(ctx context.Context) (*gateway, error) {
 		return nil, err
 	}
 	life, abort := context.WithCancelCause(context.WithoutCancel(ctx))
-	files, err := session.NewSession(life, s.sharedKey("workspace"))
+	files, err := session.NewSession(life, hashed(s.sourceKey(), "workspace"))
 	if err != nil {
 		abort(err)
 		return nil, fmt.Errorf("session: %w", err)

@@ -3,6 +3,7 @@ package buildkit
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -202,8 +203,8 @@ func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
 		{&pb.SourceOp{Identifier: "git://example.com/x.git"}, false, 0},
 		{nil, false, 0},
 	} {
-		r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest},
-			map[string]string{"docker.io/library/pinned:1": digest}, nil)
+		r := newBaseRecorder(solve.Build{Images: map[string]string{"docker.io/library/own:latest": "host/own" + digest},
+			Pins: map[string]string{"docker.io/library/pinned:1": digest}}, solve.SessionConfig{})
 		req := &policysession.CheckPolicyRequest{Source: &gatewaypb.ResolveSourceMetaResponse{Source: c.source}}
 		if _, _, err := r.check(t.Context(), req); err != nil {
 			t.Fatal(err)
@@ -217,8 +218,8 @@ func TestOtherSourcesThanImagesAndTheContextAreSeen(t *testing.T) {
 
 func TestOnlyAllowedImagesAreUsed(t *testing.T) {
 	const digest = "@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
-	r := newBaseRecorder(map[string]string{"docker.io/library/own:latest": "host/own" + digest}, nil,
-		func(ref string) bool { return ref == "docker.io/library/node:22" })
+	r := newBaseRecorder(solve.Build{Images: map[string]string{"docker.io/library/own:latest": "host/own" + digest}},
+		solve.SessionConfig{Images: func(ref string) bool { return ref == "docker.io/library/node:22" }})
 	for identifier, allowed := range map[string]bool{
 		"local://context": true, "https://example.com/x": true, "git://example.com/x.git": true,
 		"docker-image://docker.io/library/node:22": true, "docker-image://host/own" + digest: true,
@@ -229,6 +230,49 @@ func TestOnlyAllowedImagesAreUsed(t *testing.T) {
 		resp, _, err := r.check(t.Context(), req)
 		if err != nil || (resp.Action == spb.PolicyAction_ALLOW) != allowed {
 			t.Errorf("%s: %v, %v; allowed should be %t", identifier, resp, err, allowed)
+		}
+	}
+}
+
+func TestAddressesOfDockerfilesAreChecked(t *testing.T) {
+	r := newBaseRecorder(solve.Build{}, solve.SessionConfig{Fetch: func(_ context.Context, host string) error {
+		if host == "good.test" {
+			return nil
+		}
+		return fmt.Errorf("%s is refused", host)
+	}})
+	git := func(remote string) *pb.SourceOp {
+		return &pb.SourceOp{Identifier: "git://good.test/o/r.git", Attrs: map[string]string{pb.AttrFullRemoteURL: remote}}
+	}
+	for _, c := range []struct {
+		source *pb.SourceOp
+		want   string
+	}{
+		{&pb.SourceOp{Identifier: "https://good.test/x"}, ""},
+		{&pb.SourceOp{Identifier: "https://good.test:8443/x"}, ""},
+		{&pb.SourceOp{Identifier: "http://127.0.0.1:80/x"}, "http://127.0.0.1:80/x: 127.0.0.1 is refused"},
+		{&pb.SourceOp{Identifier: "https://good.test@[::1]/x?token=sesame"}, "https://***@[::1]/x?***: ::1 is refused"},
+		{&pb.SourceOp{Identifier: "http://bad host/"}, "http://bad host/: its host cannot be told"},
+		{git("https://good.test/o/r.git#main"), ""},
+		{git("ssh://git@good.test:22/o/r.git"), ""},
+		{git("git@good.test:o/r.git"), ""},
+		{git("https://localhost/o/r.git"), "https://localhost/o/r.git: localhost is refused"},
+		{git("git@evil.test:o/r.git"), "git@evil.test:o/r.git: evil.test is refused"},
+		{git("git://good.test/o/r.git"), "git://good.test/o/r.git: git:// is not encrypted and tells nobody apart; write https://"},
+		{git("file:///etc"), "file:///etc: its host cannot be told"},
+		{&pb.SourceOp{Identifier: "git://evil.test/o/r.git"}, "git://evil.test/o/r.git: git:// is not encrypted and tells nobody apart; write https://"},
+	} {
+		req := &policysession.CheckPolicyRequest{Source: &gatewaypb.ResolveSourceMetaResponse{Source: c.source}}
+		resp, _, err := r.check(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if resp.Action != spb.PolicyAction_ALLOW {
+			got = resp.DenyMessages[0].Message
+		}
+		if got != c.want {
+			t.Errorf("%v: %q, want %q", c.source, got, c.want)
 		}
 	}
 }

@@ -91,6 +91,26 @@ func (g Guard) Check(host, address string) error {
 		ErrRefused, host, addr)
 }
 
+// Host returns an error that wraps ErrRefused if a host, a name or an address, has an address that may not be
+// connected to. It is for what somebody else connects to later, and so no more than a first check.
+func (g Guard) Host(ctx context.Context, host string) error {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return g.Check(host, netip.AddrPortFrom(addr, 0).String())
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return err
+	}
+	for _, addr := range addrs {
+		if err := g.Check(host, netip.AddrPortFrom(addr, 0).String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Client returns an HTTP client behind the guard. It follows no redirects, uses no proxy and gives up on
 // a request after limit.
 func (g Guard) Client(limit time.Duration) *http.Client {

@@ -41,3 +41,20 @@ func TestClientReachesLoopbackOnlyIfAllowed(t *testing.T) {
 		t.Errorf("status %d: the redirect was followed", resp.StatusCode)
 	}
 }
+
+func TestHostsAreCheckedByAllTheirAddresses(t *testing.T) {
+	t.Parallel()
+	var g netguard.Guard
+	for _, host := range []string{"localhost", "127.0.0.1", "::1", "169.254.169.254", "::ffff:10.0.0.1", "0.0.0.0", "127.1"} {
+		if err := g.Host(t.Context(), host); err == nil {
+			t.Errorf("%s is not refused", host)
+		}
+	}
+	if err := g.Host(t.Context(), "8.8.8.8"); err != nil {
+		t.Error(err)
+	}
+	g.Allow = func(host string, _ netip.Addr) bool { return host == "localhost" }
+	if err := g.Host(t.Context(), "localhost"); err != nil {
+		t.Error(err)
+	}
+}

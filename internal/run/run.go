@@ -150,6 +150,11 @@ type BuildSpec struct {
 	Target    string   `json:"target,omitempty"`
 	NoPush    bool     `json:"noPush,omitempty"`
 	NoCache   bool     `json:"noCache,omitempty"`
+
+	// The other options of docker build, each written as there.
+	Options []string `json:"options,omitempty"`
+	// Reproducible sets all times in the image to that of the commit, or to 1970.
+	Reproducible bool `json:"reproducible,omitempty"`
 }
 
 // A TaskFileSpec is the request of `kiln run`.

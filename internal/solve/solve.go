@@ -72,8 +72,9 @@ type SessionConfig struct {
 	// Build.Images, besides those themselves. What it refuses makes the step fail that names it. Nil means
 	// that it may use any.
 	Images func(ref string) bool
-	// Secrets are the values that a build may mount, by ID. The session never logs them.
-	Secrets map[string][]byte
+	// Fetch reports why nothing may be fetched from a host that a Dockerfile names in a URL, as ADD does. Nil
+	// means that it may be any.
+	Fetch func(ctx context.Context, host string) error
 }
 
 // A Build is one build step, ready to solve.
@@ -92,8 +93,27 @@ type Build struct {
 	Labels        map[string]string
 	Annotations   map[string]string
 	NoCache       bool
+	// NoCacheFilter names stages to build anew.
+	NoCacheFilter []string
 	Pull          bool
 	AddHosts      []string
+	// Network is that of the Dockerfile's RUN instructions.
+	Network Network
+	// ShmSize is the size of /dev/shm of RUN instructions in bytes, zero for the default.
+	ShmSize int64
+	// Ulimits are limits of RUN instructions as docker writes them: nofile=1024:2048.
+	Ulimits []string
+	// Remote, if not nil, is the tree in which Context and Dockerfile are paths, in place of the session's
+	// source and workspace.
+	Remote *Tree
+	// Contexts are the named contexts that the Dockerfile may use as images, by name.
+	Contexts map[string]Context
+	// Secrets are what RUN --mount=type=secret may mount, by ID. The session never logs them.
+	Secrets map[string]Secret
+	// SSH are the private keys, in PEM, of the agents that RUN --mount=type=ssh may mount, by ID.
+	SSH map[string]Secret
+	// CacheFrom and CacheTo are caches in registries, or inline in the image, to use and to write.
+	CacheFrom, CacheTo []Cache
 	// Images maps references as a Dockerfile writes them (normalised: docker.io/library/x:latest)
 	// to digests of images built earlier in the run: "host/repo@sha256:...".
 	Images map[string]string
@@ -104,6 +124,32 @@ type Build struct {
 	Staging string
 	// Epoch is SOURCE_DATE_EPOCH, zero for none; the layers' times are rewritten to it.
 	Epoch time.Time
+}
+
+// A Tree is a tree of files that is not the session's source.
+type Tree struct {
+	FS  fsutil.FS
+	Key string // where it comes from, as SessionConfig.SourceKey
+}
+
+// A Context is one that a Dockerfile uses by name. Exactly one field is set.
+type Context struct {
+	Dir   string // slash path of a directory of the session's source or, with FromWorkspace, workspace
+	Image string // reference of an image
+	Tree  *Tree
+}
+
+// A Secret is a value, or the file of the session's source or, with FromWorkspace, workspace that holds it.
+type Secret struct {
+	Value []byte
+	File  string // slash path, used if Value is nil
+}
+
+// A Cache is a place for the results of a build's steps: a reference in a registry, or the image itself.
+type Cache struct {
+	Ref    string // empty for the image itself, of CacheTo
+	Max    bool   // keep the results of all stages, not only those that the image consists of
+	Ignore bool   // of CacheTo: a cache that cannot be written does not fail the build
 }
 
 // Built is what a build step produced.

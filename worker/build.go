@@ -1,0 +1,136 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"kiln/internal/run"
+	"kiln/internal/solve"
+	"kiln/taskspec"
+)
+
+func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
+	b, err := a.buildRequest(s)
+	if err != nil {
+		return &stepFailure{s.ID, err}
+	}
+	trees := &remotes{a: a, step: s}
+	defer trees.close()
+	gctx, err := trees.open(ctx, &b)
+	if err != nil {
+		return err
+	}
+	a.annotate(gctx, &b)
+	built, err := a.solve(gctx, b)
+	if err != nil && ctx.Err() == nil && gctx.Err() != nil {
+		err = trees.failure("remote context", context.Cause(gctx)) // BuildKit itself says only that it was stopped
+	}
+	if err != nil {
+		return err
+	}
+	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime, BuiltBy: built.BuiltBy}
+	a.images.add(*rec.Output)
+	for i := range built.Bases {
+		built.Bases[i].Step = s.ID
+	}
+	a.reports.bases(built.Bases)
+	return nil
+}
+
+// buildRequest translates a build step for the solver, but for the contexts that have to be fetched.
+func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
+	b := s.Build
+	dir, err := inWorkspace(s.WorkingDirectory)
+	if err != nil && !isRemote(b.Context) {
+		return solve.Build{}, err
+	}
+	req := solve.Build{
+		Step: s.ID, FromWorkspace: a.wroteWorkspace(), Target: b.Target, Platforms: b.Platforms,
+		NoCache: b.NoCache, NoCacheFilter: b.NoCacheFilter, Pull: b.Pull, AddHosts: b.AddHosts, Ulimits: b.Ulimits,
+		BuildArgs: pairs(b.BuildArgs), Labels: pairs(b.Labels), Annotations: pairs(b.Annotation),
+		Images: a.images.contexts(), Pins: a.pins(), Staging: a.images.staging(b.Tags),
+	}
+	if b.Network == "none" {
+		req.Network = solve.NetworkNone
+	}
+	if req.ShmSize, err = bytesOf(b.ShmSize); err != nil {
+		return req, err
+	}
+	if !isRemote(b.Context) {
+		if req.Context, err = pathOf("build context", dir, b.Context); err != nil {
+			return req, err
+		}
+		if b.Dockerfile != "" {
+			if req.Dockerfile, err = pathOf("dockerfile", dir, b.Dockerfile); err != nil {
+				return req, err
+			}
+		}
+	} else {
+		req.Context, req.Dockerfile = ".", b.Dockerfile
+	}
+	if a.run.Spec.Build != nil {
+		req.DockerfileInline = a.run.Spec.Build.DockerfileInline
+		maps.Copy(req.BuildArgs, a.secrets.Args)
+	}
+	if req.Secrets, req.SSH, err = a.buildSecrets(s); err != nil {
+		return req, err
+	}
+	if err := a.caches(s, &req); err != nil {
+		return req, err
+	}
+	return req, a.epoch(&req)
+}
+
+// pathOf returns a path of a build relative to the source's root: from the step's directory, or, if it is
+// absolute, in /workspace.
+func pathOf(what, dir, p string) (string, error) {
+	joined := path.Join(dir, p)
+	if path.IsAbs(p) {
+		var err error
+		if joined, err = inWorkspace(p); err != nil {
+			return "", fmt.Errorf("%s %q is outside %s", what, p, workspace)
+		}
+	}
+	if joined == ".." || strings.HasPrefix(joined, "../") {
+		return "", fmt.Errorf("%s %q leaves the source", what, p)
+	}
+	return joined, nil
+}
+
+func pairs(kvs []taskspec.KeyValue) map[string]string {
+	m := make(map[string]string, len(kvs))
+	for _, kv := range kvs {
+		m[kv.Key] = kv.Value
+	}
+	return m
+}
+
+const epochArg = "SOURCE_DATE_EPOCH"
+
+// epoch makes a build reproducible: the time of everything in its image is that of the argument, or of the
+// commit that is built, or the beginning of 1970.
+func (a *attempt) epoch(req *solve.Build) error {
+	given, ok := req.BuildArgs[epochArg]
+	switch {
+	case ok && given != "":
+		seconds, err := strconv.ParseInt(given, 10, 64)
+		if err != nil || seconds < 0 || seconds > maxEpoch {
+			return fmt.Errorf("build argument %s=%s: want seconds since 1970", epochArg, clip(given, 40))
+		}
+		req.Epoch = time.Unix(seconds, 0)
+		delete(req.BuildArgs, epochArg)
+	case !ok && a.run.Spec.Build != nil && a.run.Spec.Build.Reproducible:
+		req.Epoch = time.Unix(0, 0)
+		if !a.origin.Time.IsZero() {
+			req.Epoch = a.origin.Time
+		}
+	}
+	return nil
+}
+
+const maxEpoch = 253402300799 // the last second of the year 9999

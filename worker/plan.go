@@ -76,6 +76,7 @@ func runVars(r run.Run, registry string) taskspec.RunVars {
 
 // architecture is the second part of a platform such as linux/arm64/v8.
 func architecture(platform string) string {
+	platform, _, _ = strings.Cut(platform, ",") // the first of several
 	if parts := strings.Split(platform, "/"); len(parts) > 1 {
 		return parts[1]
 	}

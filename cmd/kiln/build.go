@@ -34,6 +34,9 @@ type buildFlags struct {
 	target     string
 	noCache    bool
 	noPush     bool
+	// reproducible sets all times in the image to the commit's.
+	reproducible bool
+	options      buildOptions
 }
 
 func newBuildCommand(c *cli) *cobra.Command {
@@ -53,15 +56,17 @@ func newBuildCommand(c *cli) *cobra.Command {
 	fl.StringVarP(&f.dockerfile, "file", "f", "", "Dockerfile, also outside the context; - reads standard input (default CONTEXT/Dockerfile)")
 	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "set a build argument `K[=V]`; without =V it takes the environment variable K; may be repeated")
 	fl.StringVar(&f.target, "target", "", "build this `stage` of the Dockerfile")
-	f.addPlatform(cmd)
+	f.addPlatform(cmd, "platforms to build for, `os[/arch[/variant]],...`; several make one index (default the worker's)")
 	fl.BoolVar(&f.noCache, "no-cache", false, "execute every instruction again")
 	fl.BoolVar(&f.noPush, "no-push", false, "publish nothing")
+	fl.BoolVar(&f.reproducible, "reproducible", false, "give everything in the image the time of the commit, or SOURCE_DATE_EPOCH of --build-arg, or 1970")
+	f.options.add(cmd)
 	f.addRest(cmd)
 	return cmd
 }
 
 func (c *cli) build(ctx context.Context, f buildFlags, dir string) error {
-	if err := f.check(); err != nil {
+	if err := f.check(true); err != nil {
 		return err
 	}
 	for _, t := range f.tags {
@@ -79,9 +84,17 @@ func (c *cli) build(ctx context.Context, f buildFlags, dir string) error {
 	}
 	spec := run.BuildSpec{
 		Images: f.tags, BuildArgs: args, Target: f.target, NoCache: f.noCache,
-		NoPush: f.noPush || len(f.tags) == 0,
+		NoPush:       f.noPush || len(f.tags) == 0,
+		Reproducible: f.reproducible,
 	}
 	submit := apiclient.Submit{Spec: run.Spec{Build: &spec, Platform: f.platform, Timeout: f.timeout}}
+	local := dir
+	if remote {
+		local = ""
+	}
+	if spec.Options, submit.Secrets, err = f.options.options(c, local); err != nil {
+		return err
+	}
 	if remote {
 		submit.Spec.Context, dir = dir, ""
 		err = c.remoteDockerfile(&spec, f.dockerfile)
@@ -251,8 +264,8 @@ type runFlags struct {
 	output   outputFlag
 }
 
-func (f *runFlags) addPlatform(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.platform, "platform", "", "platform to build for, `os[/arch[/variant]]` (default the worker's)")
+func (f *runFlags) addPlatform(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVar(&f.platform, "platform", "", usage)
 }
 
 func (f *runFlags) addRest(cmd *cobra.Command) {
@@ -267,14 +280,12 @@ func (f *runFlags) addOutput(cmd *cobra.Command) {
 	cmd.Flags().VarP(&f.output, "output", "o", "print the run as one JSON document")
 }
 
-func (f *runFlags) check() error {
-	switch {
-	case f.platform != "" && !isPlatform(f.platform):
-		return usagef("--platform linux/amd64", "--platform %q: want os[/arch[/variant]]", f.platform)
-	case f.timeout < 0:
+// check reports what is wrong with the flags. Only a build may be for several platforms.
+func (f *runFlags) check(build bool) error {
+	if f.timeout < 0 {
 		return usagef("--timeout 10m", "--timeout %s: must not be negative", f.timeout)
 	}
-	return nil
+	return checkPlatforms(f.platform, build)
 }
 
 // isPlatform reports whether s has the form os[/arch[/variant]].

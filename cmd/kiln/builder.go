@@ -53,8 +53,9 @@ func daemonConfig(cfg serveConfig, registryHost, token string) (daemon.Config, e
 	}
 	return daemon.Config{
 		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
-		Registries: map[string]daemon.Registry{registryHost: {PlainHTTP: true, Authorization: "Bearer " + token}},
-		GC:         daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
+		Registries:   map[string]daemon.Registry{registryHost: {PlainHTTP: true, Authorization: "Bearer " + token}},
+		AllowSources: cfg.allowSources,
+		GC:           daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
 	}, nil
 }
 

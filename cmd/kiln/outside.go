@@ -35,10 +35,10 @@ func (n *node) openHooks(context.Context) error {
 
 func (n *node) notifyGuard() netguard.Guard {
 	allowed, _ := parseSources(n.cfg.allowNotify) // validated
-	return netguard.Guard{Allow: allowed.address}
+	return netguard.Guard{Allow: allowed.Address}
 }
 
-func (n *node) forgeGuard() netguard.Guard { return netguard.Guard{Allow: n.allowed.address} }
+func (n *node) forgeGuard() netguard.Guard { return netguard.Guard{Allow: n.allowed.Address} }
 
 func (n *node) hookConfig() api.HookConfig {
 	return api.HookConfig{Providers: webhook.Providers(), Address: n.cfg.publicURL, Secret: n.secrets().Value,

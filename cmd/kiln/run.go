@@ -57,13 +57,13 @@ func newRunCommand(c *cli) *cobra.Command {
 	fl.StringArrayVar(&f.set, "set", nil, "set a value `K=V` for .Values.K; may be repeated")
 	fl.StringArrayVar(&f.setSecrets, "set-secret", nil, "set a secret value `K[=V]` for .Values.K; without =V, the safe form, it takes the environment variable K; may be repeated")
 	fl.StringVar(&f.values, "values", "", "file of values, in YAML; found as the task file is")
-	f.addPlatform(cmd)
+	f.addPlatform(cmd, "platform to build for, `os[/arch[/variant]]` (default the worker's)")
 	f.addRest(cmd)
 	return cmd
 }
 
 func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string) error {
-	err := f.check()
+	err := f.check(false)
 	if err != nil {
 		return err
 	}

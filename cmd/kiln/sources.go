@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -157,7 +156,7 @@ func (n *node) openMirrors(context.Context) error {
 	if n.allowed, err = parseSources(n.cfg.allowSources); err != nil {
 		return &usageError{err: err}
 	}
-	if cfg.Allow, cfg.PlainHTTP = n.allowed.address, n.allowed.plainHTTP; n.cfg.knownHosts != "" {
+	if cfg.Allow, cfg.PlainHTTP = n.allowed.Address, n.allowed.PlainHTTP; n.cfg.knownHosts != "" {
 		if cfg.KnownHosts, err = os.ReadFile(n.cfg.knownHosts); err != nil {
 			return usagef("--ssh-known-hosts FILE", "known hosts of ssh: %w", err)
 		}
@@ -167,7 +166,7 @@ func (n *node) openMirrors(context.Context) error {
 	}
 	n.onClose(n.mirrors.Close)
 	n.archives, err = archive.New(archive.Config{Dir: filepath.Join(n.cfg.data, "archives"),
-		Dial: netguard.Guard{Allow: n.allowed.address}.Dial, PlainHTTP: n.allowed.plainHTTP})
+		Dial: netguard.Guard{Allow: n.allowed.Address}.Dial, PlainHTTP: n.allowed.PlainHTTP})
 	if err != nil {
 		return err
 	}
@@ -176,78 +175,15 @@ func (n *node) openMirrors(context.Context) error {
 }
 
 // allowedSources are the hosts outside of the public internet that sources may be at.
-type allowedSources struct {
-	hosts    map[string]bool // in lower case, with or without a port
-	networks []netip.Prefix
-}
+type allowedSources struct{ netguard.Allowed }
 
 // parseSources reads the values of --allow-source: a host, host:port, address or network.
 func parseSources(list []string) (allowedSources, error) {
-	a := allowedSources{hosts: map[string]bool{}}
-	var errs []error
-	for _, s := range list {
-		s = strings.ToLower(strings.TrimSpace(s))
-		if p, err := netip.ParsePrefix(s); err == nil {
-			a.networks = append(a.networks, p.Masked())
-			continue
-		}
-		if addr, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-			a.networks = append(a.networks, netip.PrefixFrom(addr.Unmap(), addr.Unmap().BitLen()))
-			continue
-		}
-		if s == "" || strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789.-_:[]") != "" {
-			errs = append(errs, fmt.Errorf("--allow-source %q: want a host, host:port, address or network such as 10.0.0.0/8", s))
-			continue
-		}
-		a.hosts[s] = true
+	a, err := netguard.ParseAllowed(list)
+	if err != nil {
+		err = fmt.Errorf("--allow-source: %w", err)
 	}
-	return a, errors.Join(errs...)
-}
-
-// contains reports whether an address is in one of the networks.
-func (a allowedSources) contains(addr netip.Addr) bool {
-	for _, p := range a.networks {
-		if p.Contains(addr.Unmap()) {
-			return true
-		}
-	}
-	return false
-}
-
-// address reports whether a host may be at an address that is not public.
-func (a allowedSources) address(host string, addr netip.Addr) bool {
-	return a.contains(addr) || a.named(host)
-}
-
-// named reports whether a host is allowed by its name, on any port or on one.
-func (a allowedSources) named(host string) bool {
-	host = strings.ToLower(host)
-	if a.hosts[host] {
-		return true
-	}
-	for h := range a.hosts {
-		if name, _, ok := strings.Cut(h, ":"); ok && name == host {
-			return true
-		}
-	}
-	return false
-}
-
-// plainHTTP reports whether http:// may be used for an authority of a URL.
-func (a allowedSources) plainHTTP(authority string) bool {
-	authority = strings.ToLower(authority)
-	if a.hosts[authority] {
-		return true
-	}
-	host := authority
-	if ap, err := netip.ParseAddrPort(authority); err == nil {
-		return a.contains(ap.Addr())
-	}
-	if addr, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil {
-		return a.contains(addr)
-	}
-	host, _, _ = strings.Cut(authority, ":")
-	return a.hosts[host]
+	return allowedSources{a}, err
 }
 
 // explain adds to a refusal how it can be lifted.
@@ -260,7 +196,7 @@ func (a allowedSources) explain(err error) error {
 
 // mayFetch implements worker.Worker's MayFetch: what a Dockerfile names by URL is where a source may be.
 func (a allowedSources) mayFetch(ctx context.Context, host string) error {
-	return a.explain(netguard.Guard{Allow: a.address}.Host(ctx, host))
+	return a.explain(netguard.Guard{Allow: a.Address}.Host(ctx, host))
 }
 
 // An uploaded source is known by the hash of its tree.

@@ -58,3 +58,26 @@ func TestHostsAreCheckedByAllTheirAddresses(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAllowed(t *testing.T) {
+	t.Parallel()
+	a, err := netguard.ParseAllowed([]string{"10.0.0.0/8", "Git.example", "other.example:8443", "::1", "[::1]:80"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]bool{"git.example": true, "other.example": true, "evil.example": false} {
+		if got := a.Address(host, netip.MustParseAddr("127.0.0.1")); got != want {
+			t.Errorf("%s: %t", host, got)
+		}
+	}
+	for addr, want := range map[string]bool{"10.1.2.3": true, "::1": true, "::ffff:10.1.2.3": true, "192.168.0.1": false} {
+		if got := a.Address("any", netip.MustParseAddr(addr)); got != want {
+			t.Errorf("%s: %t", addr, got)
+		}
+	}
+	for authority, want := range map[string]bool{"git.example:80": true, "other.example:8443": true, "other.example:80": false, "10.0.0.1:80": true, "evil.example": false} {
+		if got := a.PlainHTTP(authority); got != want {
+			t.Errorf("plain HTTP with %s: %t", authority, got)
+		}
+	}
+}

@@ -43,6 +43,9 @@ type Config struct {
 	AllowHostNetwork bool `json:"allowHostNetwork,omitempty"`
 	// AllowInsecure lets builds ask for privileged containers.
 	AllowInsecure bool `json:"allowInsecure,omitempty"`
+	// AllowSources are hosts, host:port, addresses and networks outside of the public internet from which
+	// builds may fetch what a Dockerfile names by URL.
+	AllowSources []string `json:"allowSources,omitempty"`
 	// Logger takes the daemon's own log; nil drops it.
 	Logger *slog.Logger `json:"-"`
 }
@@ -92,6 +95,9 @@ func (c *Config) validate() error {
 	}
 	if c.Parallelism < 0 {
 		errs = append(errs, fmt.Errorf("parallelism %d: must not be negative", c.Parallelism))
+	}
+	if _, err := c.guard(); err != nil {
+		errs = append(errs, err)
 	}
 	if c.GC.Reserved < 0 || c.GC.MaxUsed < 0 || c.GC.MinFree < 0 {
 		errs = append(errs, fmt.Errorf("gc %+v: sizes must not be negative", c.GC))

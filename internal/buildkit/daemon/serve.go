@@ -71,6 +71,11 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err := sweep(ctx, &cfg); err != nil {
 		return fmt.Errorf("sweep of %s: %w", cfg.Root, err)
 	}
+	stopProxy, err := guardGit(&cfg)
+	if err != nil {
+		return fmt.Errorf("git: %w", err)
+	}
+	defer stopProxy()
 	dbs := newDatabases(cfg.Root, cfg.StateTmpfs)
 	if err := dbs.prepare(cfg.Logger); err != nil {
 		return fmt.Errorf("databases of %s: %w", cfg.Root, err)

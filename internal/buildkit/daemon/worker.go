@@ -82,7 +82,11 @@ func newWorker(ctx context.Context, cfg *Config, dbs *databases, nets networks, 
 	opt.ParallelismSem = semaphore.NewWeighted(int64(cfg.parallelism()))
 	opt.MountPoolRoot = filepath.Join(dir, "cachemounts")
 	opt.ResourceMonitor = monitor
-	return base.NewWorker(ctx, opt)
+	w, err := base.NewWorker(ctx, opt)
+	if err != nil {
+		return nil, err
+	}
+	return w, guardHTTP(w, cfg)
 }
 
 func newExecutor(cfg *Config, nets networks, monitor *resources.Monitor) (*guarded, error) {

@@ -95,7 +95,11 @@ func (p *parser) buildFlag(at place, b *Build, f option) {
 		b.Provenance = f.value
 	case "sbom":
 		b.SBOM = f.value
-	case "isolation", "rm", "progress", "quiet", "load": // nothing to be done differently
+	case "isolation":
+		if f.value != "default" {
+			p.warnf(at, "build", "--isolation has no effect here: it is for Windows")
+		}
+	case "rm", "progress", "quiet", "load": // nothing to be done differently
 	default:
 		if list := b.list(f.name); list != nil {
 			*list = append(*list, f.value)

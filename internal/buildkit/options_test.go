@@ -8,15 +8,24 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"golang.org/x/crypto/ssh"
 
@@ -29,7 +38,7 @@ func testBuildOptions(t *testing.T, e *env) {
 	for name, test := range map[string]func(*testing.T, *env){
 		"secrets": testBuildSecrets, "secret files": testBuildSecretFiles, "ssh": testBuildSSH, "named contexts": testNamedContexts,
 		"remote context": testRemoteContext, "run options": testRunOptions, "no cache filter": testNoCacheFilter,
-		"emulation": testNoEmulation, "caches": testCaches,
+		"emulation": testNoEmulation, "caches": testCaches, "registries": testRegistries,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}
@@ -327,4 +336,73 @@ func layers(t testing.TB, built solve.Built) string {
 		all = append(all, l.Digest.Hex[:12])
 	}
 	return strings.Join(all, " ")
+}
+
+// A guardedRegistry wants one password, and remembers all that it was shown.
+func guardedRegistry(t testing.TB, password string) (host string, shown func() []string) {
+	t.Helper()
+	var mu sync.Mutex
+	var all []string
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, given, ok := r.BasicAuth()
+		mu.Lock()
+		if ok && !slices.Contains(all, given) {
+			all = append(all, given)
+		}
+		mu.Unlock()
+		if given != password {
+			w.Header().Set("WWW-Authenticate", `Basic realm="x"`)
+			http.Error(w, `{"errors":[{"code":"UNAUTHORIZED","message":"no access for you"}]}`, http.StatusUnauthorized)
+			return
+		}
+		images.ServeHTTP(w, r)
+	}))
+	t.Cleanup(srv.Close)
+	return strings.TrimPrefix(srv.URL, "http://"), func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(all)
+	}
+}
+
+// One build pulls from two registries and writes its cache to one of them; each is shown its own password only.
+func testRegistries(t *testing.T, e *env) {
+	passwords := map[string]string{}
+	one, shownOne := guardedRegistry(t, "password-one")
+	two, shownTwo := guardedRegistry(t, "password-two")
+	passwords[one], passwords[two] = "password-one", "password-two"
+	for host, password := range passwords {
+		ref, err := name.ParseReference(host+"/base/box:1", name.Insecure)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := remote.Write(ref, busybox(t), remote.WithAuth(&authn.Basic{Username: "bob", Password: password})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	login := func(host string) (string, string) {
+		if p := passwords[host]; p != "" {
+			return "bob", p
+		}
+		return "", ""
+	}
+	src := source(t, map[string]string{"Dockerfile": "FROM " + one + "/base/box:1\nCOPY --from=" + two + "/base/box:1 /etc/group /data/\n"})
+	s := e.open(t, solve.SessionConfig{Source: src, Credentials: login})
+	b := solve.Build{Step: "b", CacheTo: []solve.Cache{{Ref: two + "/cache/x:1"}}, Staging: e.staging()}
+	build(t, s, b)
+	if got := shownOne(); !slices.Equal(got, []string{"password-one"}) {
+		t.Errorf("the first registry was shown %q", got)
+	}
+	if got := shownTwo(); !slices.Equal(got, []string{"password-two"}) {
+		t.Errorf("the second registry was shown %q", got)
+	}
+	ref, _ := name.ParseReference(two+"/cache/x:1", name.Insecure)
+	if _, err := remote.Head(ref, remote.WithAuth(&authn.Basic{Username: "bob", Password: "password-two"})); err != nil {
+		t.Errorf("the cache: %v", err)
+	}
+	passwords[two] = "another password"
+	if got := fails(t, e.open(t, solve.SessionConfig{Source: src, Credentials: login}), b); !strings.Contains(got, two+"/base/box:1") || !strings.Contains(got, "401") {
+		t.Errorf("a bad password: %s", got)
+	}
 }

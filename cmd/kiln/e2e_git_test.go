@@ -57,7 +57,7 @@ func TestGitContexts(t *testing.T) {
 	s := startServer(t, "--allow-source", "127.0.0.1")
 	for name, test := range map[string]func(*testing.T, gitServer){
 		"build": testGitBuild, "task": testGitTask, "refused": testGitRefused, "reuse": testGitReuse,
-		"archives": testArchives,
+		"archives": testArchives, "reuse of what is fetched": testReuseOfFetched,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

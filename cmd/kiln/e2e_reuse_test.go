@@ -110,7 +110,7 @@ func (r reuse) forget(digest string) {
 	}
 }
 
-// testReuseOfBases builds on a base that is given by digest, and on what is fetched by URL.
+// testReuseOfBases builds on a base that is given by digest.
 func testReuseOfBases(t *testing.T, s *server) {
 	s.must("build", "-t", "reuse/pinned:1", files(t, map[string]string{"Dockerfile": base}))
 	digest, err := s.image(s.host() + "/reuse/pinned:1").Digest()
@@ -121,10 +121,13 @@ func testReuseOfBases(t *testing.T, s *server) {
 	pinned.expect("pinned base", false)
 	s.must("build", "-t", "reuse/pinned:1", files(t, map[string]string{"Dockerfile": base + "RUN echo > /new\n"}))
 	pinned.expect("pinned base whose tag has moved", true)
+}
 
+// testReuseOfFetched builds on what is fetched by URL.
+func testReuseOfFetched(t *testing.T, s gitServer) {
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "from the web") }))
 	defer web.Close()
-	fetched := reuse{server: s, dir: files(t, map[string]string{"Dockerfile": "FROM scratch\nADD " + web.URL + "/file /file\n"})}
+	fetched := reuse{server: s.server, dir: files(t, map[string]string{"Dockerfile": "FROM scratch\nADD " + web.URL + "/file /file\n"})}
 	first, _ := fetched.expect("ADD of a URL", false)
 	if second, _ := fetched.expect("ADD of the same URL", false); second != first {
 		t.Errorf("ADD of the same URL made %s, want %s", second, first)

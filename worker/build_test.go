@@ -47,7 +47,8 @@ func TestOptionsOfBuildSteps(t *testing.T) {
 	}
 	want := solve.Build{Step: "b", Dockerfile: "d/Dockerfile", Context: "lib", Target: "t", Platforms: []string{"linux/amd64", "linux/arm64"},
 		Labels: map[string]string{"l": "v"}, NoCacheFilter: []string{"x"}, Pull: true, AddHosts: []string{"h:192.0.2.1"}, Network: solve.NetworkNone,
-		ShmSize: 64 << 20, Ulimits: []string{"nofile=1:2"}, Epoch: time.Unix(1700000000, 0)}
+		ShmSize: 64 << 20, Ulimits: []string{"nofile=1:2"}, Epoch: time.Unix(1700000000, 0),
+		Annotations: map[string]string{"org.opencontainers.image.created": "2023-11-14T22:13:20Z"}}
 	if diff := cmp.Diff(want, b, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(solve.Build{}, "Staging")); diff != "" {
 		t.Error(diff)
 	}

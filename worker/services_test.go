@@ -208,3 +208,14 @@ func TestNetworksOfATask(t *testing.T) {
 		}
 	}
 }
+
+func TestNoticeOfTheWorkerIsInTheLog(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, &script{})
+	g.w.Notice = "nothing is isolated"
+	r := fileRun("version: v1.1.0\nsteps:\n- {id: a, cmd: img}\n")
+	g.execute(t, g.assign(t, r, nil))
+	if got := g.log(t, r.ID); !strings.Contains(got, "warning: nothing is isolated\n") {
+		t.Errorf("log = %q, want the notice", got)
+	}
+}

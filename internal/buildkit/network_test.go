@@ -270,8 +270,9 @@ func (e *env) exec(t *testing.T, hostname, script string) string {
 	return strings.TrimSpace(string(said))
 }
 
-// testLostWorker checks that a service does not survive the process that wanted it.
-func testLostWorker(t *testing.T, e *env) {
+// TestServiceDoesNotOutliveItsWorker has a daemon of its own, where the workspace may stay behind.
+func TestServiceDoesNotOutliveItsWorker(t *testing.T) {
+	e := newEnv(t)
 	c, err := buildkit.New(buildkit.Config{Address: e.address, StopGrace: time.Second})
 	if err != nil {
 		t.Fatal(err)

@@ -80,6 +80,8 @@ func (p *parser) runFlag(at place, s *rawStep, c *Cmd, f option) {
 		s.Expose = append(s.Expose, f.value)
 	case "cpus":
 		s.CPUs = f.value
+	case "memory":
+		s.Memory = f.value
 	case "isolation":
 		s.Isolation = f.value
 	case "privileged":

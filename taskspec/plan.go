@@ -60,6 +60,7 @@ type PlanStep struct {
 	Ports         []string `json:"ports,omitempty"`
 	Expose        []string `json:"expose,omitempty"`
 	CPUs          string   `json:"cpus,omitempty"`
+	Memory        string   `json:"memory,omitempty"`
 	Isolation     string   `json:"isolation,omitempty"`
 }
 
@@ -201,7 +202,7 @@ func (b *planner) container(ps *PlanStep, s *Step) {
 	}
 	ps.RetryOnErrors, ps.Repeat = s.RetryOn, s.Repeat
 	ps.User, ps.Privileged, ps.Detach, ps.Keep = s.User, s.Privileged, s.Detach, s.Keep
-	ps.Ports, ps.Expose, ps.CPUs, ps.Isolation = s.Ports, s.Expose, s.CPUs, s.Isolation
+	ps.Ports, ps.Expose, ps.CPUs, ps.Memory, ps.Isolation = s.Ports, s.Expose, s.CPUs, s.Memory, s.Isolation
 }
 
 // bases returns the base images of a build step, with the steps that build them.

@@ -58,6 +58,7 @@ type Step struct {
 	Ports      []string
 	Expose     []string
 	CPUs       string
+	Memory     string // docker run's --memory, as written
 	Isolation  string
 	Mounts     []Mount
 

@@ -77,7 +77,7 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	if err := a.openSecrets(as); err != nil {
 		return err
 	}
-	a.logs = newLogs(a.w.Bus, as.Run, a.confidential())
+	a.logs = newLogs(a.w.Bus, as.Run, a.confidential(), a.w.MaxLog)
 	if a.run.Attempt > 1 {
 		a.logs.say("", "attempt %d, on worker %s", a.run.Attempt, a.w.Name)
 	}

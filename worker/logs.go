@@ -2,6 +2,7 @@ package worker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -13,10 +14,12 @@ import (
 	"kiln/internal/secret"
 )
 
+// DefaultMaxLog is how many bytes of output are kept of an attempt if nothing else is said.
+const DefaultMaxLog = 512 << 20
+
 const (
-	maxChunk   = 256 << 10 // bytes of output in one log message, about
-	maxStepLog = 256 << 20 // bytes of output kept of one step
-	maxQueued  = 8 << 20   // bytes of output waiting to be sent, beyond which a step is slowed down
+	maxChunk  = 256 << 10 // bytes of output in one log message, about
+	maxQueued = 8 << 20   // bytes of output waiting to be sent, beyond which a step is slowed down
 	// progressDelay is how long what the build daemon tells of its progress waits for more: a small build
 	// has dozens of such entries, each of which would be a message of its own.
 	progressDelay = 20 * time.Millisecond
@@ -31,12 +34,14 @@ type logs struct {
 	values  []string         // to mask
 	whole   *secret.Redactor // masks texts that come in one piece
 	index   map[string]int
+	max     int64 // bytes of output kept
 
 	mu     sync.Mutex
 	room   *sync.Cond // signalled when queued output was sent
 	steps  map[string]*stepLog
 	order  []string // steps with something to send
 	queued int
+	kept   int64 // bytes of output so far
 	last   uint64
 	closed bool
 	later  *time.Timer // wakes the sender, for progress; set while it runs
@@ -49,7 +54,7 @@ type logs struct {
 type stepLog struct {
 	entries  []event.LogEntry
 	masks    map[string]*secret.Redactor // by stream and vertex
-	kept     int                         // bytes so far
+	full     bool                        // nothing more is kept, and that is said
 	watchers []*watcher
 }
 
@@ -60,8 +65,8 @@ type watcher struct {
 	found bool
 }
 
-func newLogs(b *bus.Bus, r run.Run, values []string) *logs {
-	l := &logs{bus: b, run: r.ID, attempt: r.Attempt, values: values, whole: secret.NewRedactor(values), steps: map[string]*stepLog{},
+func newLogs(b *bus.Bus, r run.Run, values []string, max int64) *logs {
+	l := &logs{bus: b, run: r.ID, attempt: r.Attempt, values: values, max: cmp.Or(max, DefaultMaxLog), whole: secret.NewRedactor(values), steps: map[string]*stepLog{},
 		index: map[string]int{"": -1}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	l.room = sync.NewCond(&l.mu)
 	go l.send()
@@ -127,7 +132,7 @@ func (l *logs) queue(id string, s *stepLog, e event.LogEntry) {
 			w.see(key, e.Data)
 		}
 		e.Data = bytes.Clone(s.masks[key].Write(e.Data))
-		if e.Data = s.limit(e.Data); len(e.Data) == 0 {
+		if e.Data = l.limit(s, e); len(e.Data) == 0 {
 			return
 		}
 	}
@@ -161,17 +166,24 @@ func (l *logs) rouse() {
 	}
 }
 
-// limit cuts the output of a step that says too much, with a mark where.
-func (s *stepLog) limit(data []byte) []byte {
-	if s.kept >= maxStepLog {
-		return nil
+// limit cuts what steps say when the run has said too much, with a mark in each step that loses some. What
+// kiln says is always kept. The caller holds the lock.
+func (l *logs) limit(s *stepLog, e event.LogEntry) []byte {
+	if e.Stream == event.StreamKiln {
+		return e.Data
 	}
-	s.kept += len(data)
-	if s.kept < maxStepLog {
-		return data
+	room := max(l.max-l.kept, 0)
+	if int64(len(e.Data)) <= room {
+		l.kept += int64(len(e.Data))
+		return e.Data
 	}
-	cut := data[:len(data)-(s.kept-maxStepLog)]
-	return append(cut, fmt.Sprintf("\n[kiln: the log of this step ends here, at %d MiB; the step goes on]\n", maxStepLog>>20)...)
+	l.kept = l.max
+	data := e.Data[:room]
+	if !s.full {
+		s.full = true
+		data = append(data, fmt.Sprintf("\n[kiln: the log of this run ends here, at %d MiB (kiln serve --max-log); the run goes on]\n", l.max>>20)...)
+	}
+	return data
 }
 
 // watch reports whether one of the words occurs in the step's output from now on; without words, that
@@ -222,8 +234,8 @@ func (l *logs) flush(step string) {
 		if _, err := fmt.Sscan(key[:1], &e.Stream); err != nil {
 			continue
 		}
-		e.Time, e.VertexID, e.Data = time.Now().UTC(), key[1:], s.limit(bytes.Clone(rest))
-		if len(e.Data) > 0 {
+		e.Time, e.VertexID, e.Data = time.Now().UTC(), key[1:], bytes.Clone(rest)
+		if e.Data = l.limit(s, e); len(e.Data) > 0 {
 			l.append(step, s, e)
 		}
 	}

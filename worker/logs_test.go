@@ -17,7 +17,7 @@ import (
 
 // testLogs returns the log of an attempt of which these steps are known.
 func testLogs(t *testing.T, b *bus.Bus, secrets []string, steps ...string) *logs {
-	l := newLogs(b, run.Run{ID: testRun, Attempt: 3}, secrets)
+	l := newLogs(b, run.Run{ID: testRun, Attempt: 3}, secrets, 0)
 	t.Cleanup(func() { l.close(context.WithoutCancel(t.Context())) })
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -136,18 +136,20 @@ func TestSecretsAreMaskedInTheLog(t *testing.T) {
 	}
 }
 
-// TestLogOfOneStepIsBounded lets a step say its last allowed bytes and more.
-func TestLogOfOneStepIsBounded(t *testing.T) {
+// TestLogOfRunIsBounded lets two steps say what is allowed to their run, and more.
+func TestLogOfRunIsBounded(t *testing.T) {
 	t.Parallel()
 	b := natstest.Start(t)
-	l := testLogs(t, b, nil, "a", "b")
+	l := testLogs(t, b, nil, "a", "b", "c")
 	l.mu.Lock()
-	l.steps["a"].kept = maxStepLog - 10
+	l.max = 2 << 20
+	l.kept = l.max - 20
 	l.mu.Unlock()
-	for _, text := range []string{"12345", "67890abc", "never", "never"} {
+	for _, text := range []string{"12345", "67890", "12345", "67890abc", "never", "never"} {
 		l.add("a", []event.LogEntry{output(text)})
 	}
-	l.add("b", []event.LogEntry{output("b goes on")})
+	l.add("b", []event.LogEntry{output("lost")})
+	l.say("b", "done")
 	l.close(t.Context())
 	got := map[string]string{}
 	for _, c := range stored[event.LogChunk](t, b, bus.StreamLogs, event.LogFilter(testRun)) {
@@ -155,11 +157,12 @@ func TestLogOfOneStepIsBounded(t *testing.T) {
 			got[c.Step] += string(e.Data)
 		}
 	}
-	if a := got["a"]; !strings.HasPrefix(a, "1234567890\n[kiln: ") || strings.Count(a, "256 MiB") != 1 || strings.Contains(a, "never") || strings.Contains(a, "abc") {
-		t.Errorf("log of a = %q", a)
+	mark := "\n[kiln: the log of this run ends here, at 2 MiB (kiln serve --max-log); the run goes on]\n"
+	if want := "12345678901234567890" + mark; got["a"] != want {
+		t.Errorf("log of a = %q, want %q", got["a"], want)
 	}
-	if got["b"] != "b goes on" {
-		t.Errorf("log of b = %q", got["b"])
+	if want := mark + "done\n"; got["b"] != want {
+		t.Errorf("log of b = %q, want %q", got["b"], want)
 	}
 }
 

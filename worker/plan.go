@@ -29,7 +29,7 @@ func (a *attempt) plan() (*taskspec.Task, error) {
 	r.Cause.Repository = cmp.Or(r.Cause.Repository, a.origin.Repository)
 	r.Cause.Ref = cmp.Or(r.Cause.Ref, a.origin.Ref)
 	r.Cause.Commit = cmp.Or(r.Cause.Commit, a.origin.Commit)
-	t, warnings, err := Plan(r, PlanOptions{Registry: a.w.Registry, Secrets: a.secrets.Set, Images: a.w.Images})
+	t, warnings, err := Plan(r, a.w.planOptions(a.secrets))
 	for _, w := range warnings {
 		a.logs.say("", "warning: %s", w)
 	}
@@ -44,6 +44,8 @@ type PlanOptions struct {
 	Registry string            // canonical host of the co-located registry
 	Secrets  map[string]string // values of --set-secret
 	Images   map[string]string // image aliases, nil for the default table
+	// Privileged says that the worker allows privileged containers to runs that do.
+	Privileged bool
 }
 
 // Plan turns a run's specification into the task to execute, or says what is wrong with it:
@@ -168,19 +170,19 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 	if err != nil {
 		return nil, warnings, err
 	}
-	more, err := checkSupported(t, f.Name)
+	more, err := checkSupported(t, f.Name, privileges{worker: opt.Privileged, run: spec.Privileged, restricted: spec.Restricted})
 	return t, append(warnings, more...), err
 }
 
 // checkSupported refuses what this worker cannot execute yet, by name, and warns of what changes only how
 // a step is executed and has no effect.
-func checkSupported(t *taskspec.Task, file string) (taskspec.Warnings, error) {
+func checkSupported(t *taskspec.Task, file string, allowed privileges) (taskspec.Warnings, error) {
 	warnings, errs := checkNetworks(t, file)
 	for _, s := range t.Steps {
 		problem := func(property, why string) *taskspec.Error {
 			return &taskspec.Error{File: file, Line: s.Line, Col: 1, Step: s.ID, Property: property, Message: why}
 		}
-		for _, c := range unsupported(s) {
+		for _, c := range slices.Concat(unsupported(s), unfit(t, s, allowed)) {
 			if c.found {
 				errs = append(errs, problem(c.property, c.why))
 			}
@@ -206,9 +208,7 @@ type finding struct {
 // unsupported are the properties without which a step would do something else than its author wants.
 func unsupported(s *taskspec.Step) []finding {
 	list := []finding{
-		{s.Privileged, "privileged", "privileged containers are not allowed on this worker"},
 		{s.Network == "host", "network", "the host's network is never given to a step; leave the property out for the run's own network"},
-		{len(s.Mounts) > 0 && s.Build == nil, "volumeMounts", "volumes are not supported by this worker"},
 	}
 	return append(list, refusedOptions(s)...)
 }
@@ -216,10 +216,11 @@ func unsupported(s *taskspec.Step) []finding {
 // withoutEffect are properties that change how a step is executed, not what it does.
 func withoutEffect(s *taskspec.Step) []finding {
 	list := []finding{
-		{s.Detach && s.Kind != taskspec.KindCmd, "detach", ""}, {s.Detach && s.Repeat > 0, "repeat", ""}, {s.CPUs != "", "cpus", ""}, {s.Isolation != "", "isolation", ""},
+		{s.Detach && s.Kind != taskspec.KindCmd, "detach", ""}, {s.Detach && s.Repeat > 0, "repeat", ""}, {s.Isolation != "", "isolation", ""},
 	}
 	if b := s.Build; b != nil {
 		list = append(list,
+			finding{s.Privileged, "privileged", ""}, finding{s.CPUs != "", "cpus", ""},
 			finding{b.Provenance != "" || b.SBOM != "" || len(b.Attest) > 0, "build: attestations", ""},
 		)
 	}

@@ -108,7 +108,6 @@ func TestErrorsOfTaskFileHavePositions(t *testing.T) {
 func TestUnsupportedPropertiesAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	for property, step := range map[string]string{
-		"privileged": "cmd: img\n  privileged: true",
 		"network":    "cmd: --network host img",
 		"build":      "build: -t a --network host .",
 	} {
@@ -121,10 +120,6 @@ func TestUnsupportedPropertiesAreRefusedByName(t *testing.T) {
 		if e := errs[0]; e.Property != property || e.Step != "bad" || e.File != "kiln.yaml" || e.Line != 5 || e.Message == "" {
 			t.Errorf("%s: error = %+v", property, e)
 		}
-	}
-	volumes := "version: v1.1.0\nvolumes:\n- name: v\n  secret: {f: aGk=}\nsteps:\n- id: bad\n  cmd: img\n  volumeMounts:\n  - name: v\n    mountPath: /v\n"
-	if _, _, err := Plan(fileRun(volumes), PlanOptions{Registry: "reg.test:5000"}); err == nil || !strings.Contains(err.Error(), `step "bad": volumeMounts:`) {
-		t.Errorf("volumeMounts: Plan = %v", err)
 	}
 }
 

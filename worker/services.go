@@ -126,7 +126,7 @@ func (a *attempt) serve(ctx context.Context, s *taskspec.Step, c solve.Container
 	go func() {
 		defer a.services.running.Done()
 		defer stop(nil)
-		v.code, v.err = a.session.Run(life, c, a.logs.sink(s.ID))
+		v.code, v.err = a.runPatiently(life, s, c)
 		close(v.ended)
 	}()
 	select {

@@ -47,13 +47,9 @@ func inWorkspace(dir string) (string, error) {
 }
 
 func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
-	image := s.Cmd.Image
-	if built, ok := a.images.find(image); ok {
-		image = built.output.Ref
-	} else if ref, err := a.images.canonical(image); err != nil {
-		return &stepFailure{s.ID, fmt.Errorf("image %q: %w", image, err)}
-	} else {
-		image = a.pinned(ref)
+	image, err := a.imageOf(s)
+	if err != nil {
+		return &stepFailure{s.ID, err}
 	}
 	c := solve.Container{Step: s.ID, Image: image, Args: s.Cmd.Args, EntryPoint: s.Cmd.EntryPoint,
 		Env: s.Env, Dir: s.WorkingDirectory, User: s.User}
@@ -61,17 +57,18 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 		c.Dir = ""
 	}
 	a.connect(s, &c)
+	a.equip(&c, s)
 	a.wrote.Store(true)
 	if s.Detach {
 		return a.serve(ctx, s, c)
 	}
-	code, err := a.session.Run(ctx, c, a.logs.sink(s.ID))
+	code, err := a.runPatiently(ctx, s, c)
 	if err != nil {
 		return err
 	}
 	rec.ExitCode = &code
 	if code != 0 {
-		return &stepFailure{s.ID, fmt.Errorf("exit code %d", code)}
+		return &stepFailure{s.ID, exitError(code, c)}
 	}
 	return nil
 }

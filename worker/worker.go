@@ -60,10 +60,14 @@ type Worker struct {
 	Aliases  []string          // its other names
 	Insecure bool              // it speaks plain HTTP
 	Images   map[string]string // image aliases of the task language, nil for the default table
+	// Privileged says that the daemon executes privileged containers, for runs that allow them.
+	Privileged bool
 
 	// Notice is what whoever reads a run's log has to know of this worker, "" if nothing.
 	Notice string
 
+	// MaxLog is how many bytes of output are kept of one attempt. Zero means DefaultMaxLog.
+	MaxLog   int64
 	LeaseTTL time.Duration
 	Grace    time.Duration // how long attempts in hand may take once the context is done
 	Log      *slog.Logger

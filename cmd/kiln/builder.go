@@ -41,7 +41,7 @@ func newBuilder(cfg serveConfig, registryHost, token string, log *slog.Logger) (
 		address = b.own.Address()
 	}
 	var err error
-	b.client, err = buildkit.New(buildkit.Config{Address: address})
+	b.client, err = buildkit.New(buildkit.Config{Address: address, Privileged: cfg.steps.privileged})
 	return b, err
 }
 
@@ -53,9 +53,10 @@ func daemonConfig(cfg serveConfig, registryHost, token string) (daemon.Config, e
 	}
 	return daemon.Config{
 		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
-		Registries:   map[string]daemon.Registry{registryHost: {PlainHTTP: true, Authorization: "Bearer " + token}},
-		AllowSources: cfg.allowSources,
-		GC:           daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
+		AllowInsecure: cfg.steps.privileged,
+		Registries:    map[string]daemon.Registry{registryHost: {PlainHTTP: true, Authorization: "Bearer " + token}},
+		AllowSources:  cfg.allowSources,
+		GC:            daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
 	}, nil
 }
 

@@ -17,9 +17,9 @@ import (
 
 // TestServer runs what needs no server of its own on one server.
 func TestServer(t *testing.T) {
-	s := startServer(t)
+	s := startServer(t, "--allow-privileged", "--image-alias", "tool=toolbox")
 	for name, test := range map[string]func(*testing.T, *server){
-		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask,
+		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
 		"step rules": testStepRules, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,

@@ -310,7 +310,7 @@ func (n *node) handler() http.Handler {
 }
 
 func (n *node) check(r run.Run, secrets map[string]string) (taskspec.Warnings, error) {
-	_, warnings, err := worker.Plan(r, worker.PlanOptions{Registry: n.host, Secrets: secrets})
+	_, warnings, err := worker.Plan(r, n.planOptions(secrets))
 	return warnings, err
 }
 
@@ -365,14 +365,14 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 	}
 	open := (&sources{uploads: &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}, mirrors: n.mirrors, archives: n.archives,
 		allowed: n.allowed, registry: append([]string{n.host}, n.aliases...)}).open
-	return &worker.Worker{
+	return n.equip(&worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
 		Publisher: n.registry, Resolver: n.registry, Open: open, MayFetch: n.allowed.mayFetch,
-		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, Steps: n.cfg.steps(), BuildKit: info.Version,
+		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, Steps: n.cfg.stepsAtOnce(), BuildKit: info.Version,
 		Notice:   missingIsolation(info),
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
 		Version: version(), Builder: cmp.Or(n.cfg.publicURL, n.url),
-	}, nil
+	}), nil
 }
 
 // relay publishes the registry's events.

@@ -32,6 +32,7 @@ type taskFlags struct {
 	set        []string
 	setSecrets []string
 	values     string
+	privileged bool
 }
 
 func newRunCommand(c *cli) *cobra.Command {
@@ -57,6 +58,7 @@ func newRunCommand(c *cli) *cobra.Command {
 	fl.StringArrayVar(&f.set, "set", nil, "set a value `K=V` for .Values.K; may be repeated")
 	fl.StringArrayVar(&f.setSecrets, "set-secret", nil, "set a secret value `K[=V]` for .Values.K; without =V, the safe form, it takes the environment variable K; may be repeated")
 	fl.StringVar(&f.values, "values", "", "file of values, in YAML; found as the task file is")
+	fl.BoolVar(&f.privileged, "allow-privileged", false, "let steps have privileged containers; the server must be started with the same option")
 	f.addPlatform(cmd, "platform to build for, `os[/arch[/variant]]` (default the worker's)")
 	f.addRest(cmd)
 	return cmd
@@ -77,7 +79,7 @@ func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string)
 	if err != nil {
 		return err
 	}
-	submit := apiclient.Submit{Spec: run.Spec{Platform: f.platform, Timeout: f.timeout}, Secrets: secrets}
+	submit := apiclient.Submit{Spec: run.Spec{Platform: f.platform, Timeout: f.timeout, Privileged: f.privileged}, Secrets: secrets}
 	if remote {
 		submit.Spec.Context, dir = dir, ""
 	}

@@ -37,6 +37,7 @@ type serveConfig struct {
 	publicURL                 string
 	allowNotify               []string
 	forges                    []string
+	steps                     stepConfig
 	logFormat                 string
 	verbose                   bool
 }
@@ -88,6 +89,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.StringVar(&cfg.publicURL, "public-url", "", "address that forges and people reach the server at, for hooks and for links to runs, such as https://kiln.example.com (default for hooks the one that a request was sent to)")
 	f.StringSliceVar(&cfg.forges, "forge", nil, "`HOST=github|gitlab|gitea|forgejo`: what forge a host is, for the status of commits; may be repeated")
 	f.StringSliceVar(&cfg.allowNotify, "allow-notify", nil, "`HOST|CIDR` that notifications may go to though it is not public; may be repeated")
+	cfg.steps.add(f)
 	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the server's log on standard error: text or json")
 	f.BoolVarP(&cfg.verbose, "verbose", "v", false, "log every state change")
 	return cmd
@@ -126,14 +128,17 @@ func (cfg *serveConfig) validate() error {
 	if cfg.buildkit != "" && !strings.HasPrefix(cfg.buildkit, "unix://") && !strings.HasPrefix(cfg.buildkit, "tcp://") {
 		errs = append(errs, fmt.Errorf("--buildkit %q: want unix:///path or tcp://host:port", cfg.buildkit))
 	}
+	if err := cfg.steps.validate(); err != nil {
+		errs = append(errs, err)
+	}
 	if _, err := parseSources(cfg.allowSources); err != nil {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// steps is how many steps are executed at once. One for each run that is executed is always kept free.
-func (cfg *serveConfig) steps() int {
+// stepsAtOnce is how many steps are executed at once. One for each run that is executed is always kept free.
+func (cfg *serveConfig) stepsAtOnce() int {
 	if cfg.parallelSteps > 0 {
 		return cfg.parallelSteps
 	}

@@ -167,6 +167,9 @@ func showTask(out io.Writer, t task.Task) {
 	if t.Memory > 0 {
 		field("Memory", t.Memory.String())
 	}
+	if t.AllowPrivileged {
+		field("Privileged", "allowed")
+	}
 	field("Pool", t.Pool)
 	field("Secrets", strings.Join(t.Secrets(), ", "))
 	field("Created", clock(t.Created))

@@ -50,7 +50,7 @@ type definitionFlags struct {
 	set, setSecrets                   []string
 	target, platform, timeout, memory string
 	status, pool                      string
-	noPush, noCache                   bool
+	noPush, noCache, privileged       bool
 	cpu                               float64
 	concurrency                       int
 
@@ -81,6 +81,7 @@ func (f *definitionFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.timeout, "timeout", "", "end a run after this time, such as `90s`, 1h30m or a number of seconds (default 1h)")
 	fl.Float64Var(&f.cpu, "cpu", 0, "`cores` that a step gets (default what the worker gives)")
 	fl.StringVar(&f.memory, "memory", "", "memory that a step gets, such as `512Mi` or 4Gi (default what the worker gives)")
+	fl.BoolVar(&f.privileged, "allow-privileged", false, "let steps have privileged containers; the server must be started with the same option")
 	fl.StringVar(&f.pool, "agent-pool", "", "`pool` of workers (default the default one)")
 	fl.IntVar(&f.concurrency, "concurrency", 0, "runs of the task executed at once; 0 means any number")
 	fl.StringVar(&f.status, "status", "", "`Enabled` or Disabled (default Enabled)")
@@ -280,6 +281,9 @@ func (f *definitionFlags) defineLimits(given func(string) bool, t *task.Task) er
 	}
 	if given("cpu") {
 		t.CPU = f.cpu
+	}
+	if given("allow-privileged") {
+		t.AllowPrivileged = f.privileged
 	}
 	if given("agent-pool") {
 		t.Pool = f.pool

@@ -48,7 +48,7 @@ func TestMain(m *testing.M) {
 func TestSession(t *testing.T) {
 	e := newEnv(t)
 	for name, test := range map[string]func(*testing.T, *env){
-		"build": testBuild, "build options": testBuildOptions, "run": testRun, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials, "allowed images": testAllowedImages,
+		"build": testBuild, "build options": testBuildOptions, "run": testRun, "containers": testContainers, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials, "allowed images": testAllowedImages,
 		"services": testServices, "isolation": testIsolation, "host": testHost,
 		"unprepared for SIGTERM": testUnprepared,
 	} {

@@ -11,6 +11,7 @@ import (
 	"github.com/moby/buildkit/identity"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/filesync"
+	"github.com/moby/buildkit/session/secrets/secretsprovider"
 	"github.com/moby/buildkit/util/apicaps"
 	"github.com/moby/buildkit/util/entitlements"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -30,6 +31,7 @@ type gateway struct {
 
 	images    images
 	workspace lazy[*workspace]
+	volumes   *volumeFiles
 
 	stop  chan struct{} // closed to end it
 	abort context.CancelCauseFunc
@@ -57,11 +59,12 @@ func (s *runSession) openGateway(ctx context.Context) (*gateway, error) {
 		}
 		files.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{sourceMount: source}))
 	}
-	for _, a := range s.attachables() {
-		files.Allow(a)
-	}
+	volumes := &volumeFiles{}
+	files.Allow(&credentials{lookup: s.cfg.Credentials, redact: s.redact})
+	files.Allow(secretsprovider.NewSecretProvider(volumes))
 	g := &gateway{
 		session:   s,
+		volumes:   volumes,
 		sessionID: files.ID(),
 		stop:      make(chan struct{}),
 		abort:     abort,

@@ -11,6 +11,8 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"kiln/internal/solve"
 )
 
 // An image is one that the daemon has, ready to be a container's root.
@@ -40,14 +42,24 @@ func (i *images) entry(ref string) *lazy[*image] {
 	return e
 }
 
-// image returns the image at ref and pulls it if need be.
-func (g *gateway) image(ctx context.Context, ref string) (*image, error) {
+// forget has a reference resolved again when it is used next.
+func (i *images) forget(ref string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	delete(i.byRef, ref)
+}
+
+// image returns the image at ref and pulls it if need be; with again, also if the session has it already.
+func (g *gateway) image(ctx context.Context, ref string, again bool) (*image, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
 		return nil, stepError("image %q: %v", ref, err)
 	}
 	if may := g.session.cfg.Images; may != nil && !may(named.String()) {
 		return nil, stepError("%s", refusal(named.String()))
+	}
+	if again {
+		g.images.forget(named.String())
 	}
 	return g.images.entry(named.String()).get(ctx, func(ctx context.Context) (*image, error) {
 		img, err := g.pull(ctx, named)
@@ -109,5 +121,5 @@ func (g *gateway) imageError(ctx context.Context, named reference.Named, err err
 	if rest, ok := cutAny(message, "image "+named.String()+": ", named.String()+": "); ok {
 		message = rest
 	}
-	return stepError("image %s: %s", ref, clip(message, maxMessage))
+	return &solve.StepError{ExitCode: -1, Pull: true, Message: fmt.Sprintf("image %s: %s", ref, clip(message, maxMessage))}
 }

@@ -10,13 +10,14 @@ import (
 
 	"github.com/moby/buildkit/solver/pb"
 
+	"kiln/internal/buildkit/limits"
 	"kiln/internal/solve"
 )
 
 // How a daemon connects its containers, as it says itself.
 const (
-	networkOwn  = "kiln" // by the host name that kiln gives them
-	networkHost = "host" // not at all: they share the network of the host
+	networkOwn  = limits.Network // by the host name that kiln gives them
+	networkHost = "host"         // not at all: they share the network of the host
 )
 
 const (

@@ -39,7 +39,7 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	var shared *workspace
 	prepare, pctx := errgroup.WithContext(ctx)
 	prepare.Go(func() (err error) {
-		img, err = g.image(pctx, c.Image)
+		img, err = g.image(pctx, c.Image, c.Pull)
 		return err
 	})
 	prepare.Go(func() (err error) {
@@ -61,9 +61,14 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	if err != nil {
 		return -1, err
 	}
+	if start.Env, err = s.limited(ctx, c, start.Env, log); err != nil {
+		return -1, err
+	}
+	volumes, forget := g.volumes.mounts(c.Volumes)
+	defer forget()
 	root := gwclient.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: img.rootfs}
 	ctr, err := g.newContainer(ctx, gwclient.NewContainerRequest{
-		Mounts:     append([]gwclient.Mount{root}, shared.mounts...),
+		Mounts:     slices.Concat([]gwclient.Mount{root}, shared.mounts, volumes),
 		Hostname:   place.hostname,
 		NetMode:    place.mode,
 		ExtraHosts: hosts,

@@ -116,6 +116,8 @@ type Spec struct {
 	// CPU and Memory limit each step: cores and bytes; zero means what the worker gives.
 	CPU    float64 `json:"cpu,omitempty"`
 	Memory int64   `json:"memory,omitempty"`
+	// Privileged says that steps may ask for privileged containers, if the worker allows them, too.
+	Privileged bool `json:"privileged,omitempty"`
 	// Restricted runs, of strangers' pull requests, get no secrets, do not push and have caches of their own.
 	Restricted bool `json:"restricted,omitempty"`
 	// Concurrency is how many runs of the task may be executed at once; 0 means any number.

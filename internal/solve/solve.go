@@ -191,6 +191,20 @@ type Container struct {
 	Privileged bool
 	// Started is called once, when the process is being started. Nil calls nobody.
 	Started func()
+	// Pull has a tag resolved again, though the session has used it before.
+	Pull bool
+	// CPUs and Memory bound what the container may use: processors and bytes, zero for no bound. A daemon
+	// that cannot do that says so in the step's log.
+	CPUs   float64
+	Memory int64
+	// Volumes are directories that exist in memory only, with these files, and end with the container.
+	Volumes []Volume
+}
+
+// A Volume is a directory of a container with files that no other container sees.
+type Volume struct {
+	Path  string            // absolute
+	Files map[string][]byte // by name, exact content; read-only and readable by every user
 }
 
 // Network is how a container is connected.
@@ -208,6 +222,7 @@ type StepError struct {
 	ExitCode int    // of the process; -1 when there was none
 	Message  string // one line for the user
 	Source   string // what it is about ("Dockerfile:3"), may be empty
+	Pull     bool   // an image could not be had
 }
 
 func (e *StepError) Error() string {

@@ -49,6 +49,8 @@ type Task struct {
 	// CPU and Memory limit a step; zero means what the worker gives.
 	CPU    float64 `json:"cpu,omitempty"`
 	Memory Bytes   `json:"memory,omitempty"`
+	// AllowPrivileged lets cmd steps have privileged containers, where the server allows them, too.
+	AllowPrivileged bool `json:"allowPrivileged,omitempty"`
 	// Pool is the pool of workers; empty means the default one.
 	Pool string `json:"pool,omitempty"`
 	// Concurrency is how many runs of the task may be executed at once; 0 means any number.

@@ -10,6 +10,8 @@ import (
 	resourcestypes "github.com/moby/buildkit/executor/resources/types"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/network"
+
+	"kiln/internal/buildkit/limits"
 )
 
 var (
@@ -40,7 +42,28 @@ func (g *guarded) Run(ctx context.Context, id string, rootfs executor.Mount, mou
 		defer end()
 		process.Signal = forwarded
 	}
+	limit(&process.Meta)
 	return g.Executor.Run(ctx, id, rootfs, mounts, process, started)
+}
+
+// limit bounds a container as its client has asked for, unless the build itself has.
+func limit(meta *executor.Meta) {
+	var want limits.Taken
+	want, meta.Env = limits.Take(meta.Env)
+	if want == (limits.Taken{}) || meta.LinuxResources != nil {
+		return
+	}
+	meta.LinuxResources = &pb.LinuxResources{Memory: want.Memory}
+	if want.Quota > 0 {
+		meta.LinuxResources.CpuQuota, meta.LinuxResources.CpuPeriod = want.Quota, limits.Period
+	}
+}
+
+// Exec executes a further process in a container, as executor.Executor says. It shares the container's
+// limits.
+func (g *guarded) Exec(ctx context.Context, id string, process executor.ProcessInfo) error {
+	_, process.Meta.Env = limits.Take(process.Meta.Env)
+	return g.Executor.Exec(ctx, id, process)
 }
 
 // refusedNetwork is a network.Provider that gives no network.

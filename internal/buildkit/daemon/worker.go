@@ -34,6 +34,8 @@ import (
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sync/semaphore"
+
+	"kiln/internal/buildkit/limits"
 )
 
 // The snapshotters by the names that BuildKit gives them.
@@ -150,7 +152,7 @@ func openStores(ctx context.Context, cfg *Config, dbs *databases) (opt base.Work
 			wlabel.Executor:       "oci",
 			wlabel.Snapshotter:    name,
 			wlabel.Hostname:       hostname,
-			wlabel.Network:        "kiln",
+			wlabel.Network:        limits.Network,
 			wlabel.OCIProcessMode: oci.ProcessSandbox.String(),
 		},
 		MetadataStore:  md,

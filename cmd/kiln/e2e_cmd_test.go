@@ -1,0 +1,151 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+// toolbox is an image with a configuration of its own.
+const toolbox = base + `RUN adduser -D -u 1000 bob 2>/dev/null || echo 'bob:x:1000:1000::/:/bin/sh' > /etc/passwd
+ENV A=image B=image
+WORKDIR /work/dir
+USER 1000
+ENTRYPOINT ["sh", "-c", "echo $0 $@ A=$A B=$B $(pwd) $(id -u) $HOME"]
+CMD ["image", "args"]
+`
+
+// taskCmd has, for each property of a cmd step, a step that shows its effect.
+const taskCmd = `version: v1.1.0
+env: [A=task]
+steps:
+  - build: -t toolbox -f box.Dockerfile .
+  - id: image
+    cmd: toolbox
+    disableWorkingDirectoryOverride: true
+    env: [A=step]
+  - id: alias
+    cmd: tool own
+  - id: user
+    cmd: toolbox by user
+    user: "0"
+    workingDirectory: sub
+  - id: flags
+    cmd: -u 0 -w /tmp -e B=flag -e HOME=/h --entrypoint echo toolbox instead
+  - id: entry
+    cmd: toolbox own entry
+    entryPoint: echo
+  - id: code
+    cmd: --entrypoint sh toolbox -c 'echo out; echo err >&2; exit 3'
+    ignoreErrors: true
+  - id: home
+    cmd: --entrypoint sh -u 0 toolbox -c 'echo login > $HOME/.config; echo file > /workspace/f; chmod 700 /workspace/f'
+  - id: shared
+    cmd: --entrypoint sh -u 0 toolbox -c 'cat $HOME/.config /workspace/f'
+  - id: live-writer
+    cmd: --entrypoint sh -u 0 toolbox -c 'echo 1 > a; until test -e b; do sleep 0.05; done; echo writer met'
+    when: [shared]
+  - id: live-reader
+    cmd: --entrypoint sh -u 0 toolbox -c 'until test -e a; do sleep 0.05; done; echo 1 > b; echo reader met'
+    when: [shared]
+  - id: limited
+    cmd: -m 48m --entrypoint sh toolbox -c 'x=$(head -c 60000000 /dev/zero | tr "\0" x); echo survived'
+    when: [live-writer, live-reader]
+    ignoreErrors: true
+  - id: privileged
+    cmd: --privileged -u 0 --entrypoint sh toolbox -c 'mkdir /m && mount -t tmpfs none /m && echo mounted'
+`
+
+func testCmdProperties(t *testing.T, s *server) {
+	dir := files(t, map[string]string{"acr-task.yaml": taskCmd, "box.Dockerfile": toolbox})
+	if res := s.kiln("run", dir); res.code == 0 || !strings.Contains(res.err, `step "privileged": privileged: the task does not allow privileged containers`) {
+		t.Errorf("without the task's permission: exit code %d\n%s", res.code, res.err)
+	}
+	res := s.kiln("run", "--allow-privileged", dir)
+	if res.code != 0 {
+		t.Fatalf("exit code %d\n%s", res.code, res.err)
+	}
+	for _, want := range []string{
+		"image | image args A=step B=image /work/dir 1000 /acb/home",
+		"alias | own A=task B=image /workspace 1000 /acb/home",
+		"user | by user A=task B=image /workspace/sub 0 /acb/home",
+		"flags | instead", "entry | own entry", "code | out", "code | err", "exit code 3",
+		"shared | login", "shared | file", "live-writer | writer met", "live-reader | reader met", "privileged | mounted",
+	} {
+		if !strings.Contains(res.err, want) {
+			t.Errorf("log lacks %q", want)
+		}
+	}
+	if strings.Contains(res.err, "survived") || !strings.Contains(res.err, "limit of 48 MiB of memory") {
+		t.Error("the memory of the step is not limited")
+	}
+	if t.Failed() {
+		t.Log(res.err)
+	}
+}
+
+// testVolumes checks that files of a volume have their exact bytes and leave nothing behind.
+func testVolumes(t *testing.T, s *server) {
+	value := "first $HOME `line`\nsecond \\ line-of-the-secret\n\nlast without end"
+	dir := files(t, map[string]string{"box.Dockerfile": toolbox, "want": value, "acr-task.yaml": `version: v1.1.0
+volumes:
+  - name: keys
+    secret:
+      key: {{ .Values.key | b64enc }}
+      bytes.bin: AAEC/w==
+steps:
+  - build: -t vbox -f box.Dockerfile .
+  - id: exact
+    cmd: --entrypoint sh vbox -c 'cmp key /workspace/want && cat key && stat -f -c %T /run/keys key && od -An -tx1 bytes.bin'
+    workingDirectory: /run/keys
+    volumeMounts: [{name: keys, mountPath: /run/keys}]
+  - id: after
+    cmd: --entrypoint sh -u 0 vbox -c 'ls -A /run/keys 2>&1; grep -rl line-of-the /acb/home /workspace'
+`})
+	res := runKiln(t, []string{"KILN_DATA=" + s.data, "key=" + value}, "run", "--set-secret", "key", dir)
+	if res.code != 0 {
+		t.Fatalf("exit code %d\n%s", res.code, res.err)
+	}
+	for _, want := range []string{"exact | ***", "exact | tmpfs", "exact |  00 01 02 ff", "after | /workspace/want"} {
+		if !strings.Contains(res.err, want) {
+			t.Errorf("log lacks %q", want)
+		}
+	}
+	if strings.Contains(res.err, "second") || strings.Contains(res.err, "/acb/home/") || t.Failed() {
+		t.Error(res.err)
+	}
+}
+
+// testOutput has a step write 20 MB as fast as it can, numbered, in turn to both streams.
+func testOutput(t *testing.T, s *server) {
+	dir := files(t, map[string]string{"box.Dockerfile": base, "acr-task.yaml": `version: v1.1.0
+steps:
+  - build: -t obox -f box.Dockerfile .
+  - id: much
+    cmd: obox sh -c 'seq 1 2000000 & seq 1 1000000 >&2; wait; printf "10%%\r50%%\r100%%\n"'
+`})
+	id := strings.TrimSpace(s.must("run", "--no-wait", dir))
+	out := s.kiln("logs", "-f", id)
+	if out.code != 0 {
+		t.Fatalf("exit code %d\n%s", out.code, out.err)
+	}
+	next, other := 1, 1
+	var rest []string
+	for line := range strings.Lines(out.out) {
+		_, line, _ = strings.Cut(strings.TrimRight(line, "\n"), "much | ")
+		switch line {
+		case fmt.Sprint(next):
+			next++
+		case fmt.Sprint(other):
+			other++
+		default:
+			rest = append(rest, line)
+		}
+	}
+	if min(next, other) != 1000001 || max(next, other) != 2000001 {
+		t.Errorf("%d and %d lines in order", next-1, other-1)
+	}
+	if got := strings.Join(rest, "\n"); !strings.Contains(got, "\n100%\n") {
+		t.Errorf("progress: %q", got[max(0, len(got)-300):])
+	}
+}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,12 +72,23 @@ func (s *Scheduler) secretsOf(ctx context.Context, r run.Run, since time.Time) (
 		if err := s.Secrets.Open(r.Spec.Secrets, &set); err != nil {
 			return nil, fmt.Errorf("secrets: %w", err), nil
 		}
-		if values.Set == nil {
-			values.Set = map[string]string{}
-		}
-		maps.Copy(values.Set, set)
+		addSecrets(values, set)
 	}
 	return values, nil, nil
+}
+
+// addSecrets adds the values that came with a request: those for build arguments, and all others.
+func addSecrets(values *event.Secrets, sent map[string]string) {
+	for name, value := range sent {
+		into := &values.Set
+		if arg, ok := strings.CutPrefix(name, run.SecretArg); ok {
+			into, name = &values.Args, arg
+		}
+		if *into == nil {
+			*into = map[string]string{}
+		}
+		(*into)[name] = value
+	}
 }
 
 // assignment seals what the worker alone may read to its key.

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"kiln/internal/event"
 	"kiln/internal/solve"
 	"kiln/taskspec"
 )
@@ -30,11 +29,6 @@ func (p privileges) refusal() string {
 		return "the task does not allow privileged containers; allow them with --allow-privileged, as option of kiln run or kiln task update"
 	}
 	return ""
-}
-
-// planOptions are those of the worker's own plans.
-func (w *Worker) planOptions(s event.Secrets) PlanOptions {
-	return PlanOptions{Registry: w.Registry, Secrets: s.Set, Images: w.Images, Privileged: w.Privileged}
 }
 
 // unfit are mistakes in how a step's container is to be made.

@@ -32,6 +32,7 @@ type attempt struct {
 	src      Source // nil if the run has none
 	origin   Origin // of the source, zero if it is no commit
 	begun    time.Time
+	vaulted  []string    // values of secrets that the task file names
 	warned   int         // warnings of the source that are in the log
 	wrote    atomic.Bool // a cmd step was started
 	services services
@@ -93,7 +94,7 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	if err := a.readTaskFile(ctx, src); err != nil {
 		return err
 	}
-	if a.task, err = a.plan(); err != nil {
+	if a.task, err = a.plan(ctx); err != nil {
 		return err
 	}
 	a.reports.begin(a.steps())

@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -91,6 +93,23 @@ func (l *logs) add(step string, entries []event.LogEntry) {
 	s := l.step(step)
 	for _, e := range entries {
 		l.queue(step, s, e)
+	}
+}
+
+// hide has these values masked, too, from now on.
+func (l *logs) hide(values ...string) {
+	l.mu.Lock()
+	ids := slices.Collect(maps.Keys(l.steps))
+	l.mu.Unlock()
+	for _, id := range ids {
+		l.flush(id)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.values = slices.Concat(l.values, values)
+	l.whole = secret.NewRedactor(l.values)
+	for _, s := range l.steps {
+		clear(s.masks)
 	}
 }
 

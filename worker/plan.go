@@ -2,6 +2,7 @@ package worker
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,12 +25,12 @@ func (e *planError) Error() string { return e.err.Error() }
 func (e *planError) Unwrap() error { return e.err }
 
 // plan makes the task that the attempt executes.
-func (a *attempt) plan() (*taskspec.Task, error) {
+func (a *attempt) plan(ctx context.Context) (*taskspec.Task, error) {
 	r := a.run
 	r.Cause.Repository = cmp.Or(r.Cause.Repository, a.origin.Repository)
 	r.Cause.Ref = cmp.Or(r.Cause.Ref, a.origin.Ref)
 	r.Cause.Commit = cmp.Or(r.Cause.Commit, a.origin.Commit)
-	t, warnings, err := Plan(r, a.w.planOptions(a.secrets))
+	t, warnings, err := Plan(r, a.planOptions(ctx))
 	for _, w := range warnings {
 		a.logs.say("", "warning: %s", w)
 	}
@@ -46,6 +47,8 @@ type PlanOptions struct {
 	Images   map[string]string // image aliases, nil for the default table
 	// Privileged says that the worker allows privileged containers to runs that do.
 	Privileged bool
+	// Vault returns the value of a secret that a task file names. Nil means that there is none.
+	Vault func(taskspec.Secret) (string, error)
 }
 
 // Plan turns a run's specification into the task to execute, or says what is wrong with it:
@@ -166,7 +169,7 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 		set = append(set, k+"="+v)
 	}
 	t, warnings, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
-		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Encoded: spec.Context == ""})
+		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Secrets: opt.Vault, Encoded: spec.Context == ""})
 	if err != nil {
 		return nil, warnings, err
 	}

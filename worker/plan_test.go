@@ -108,8 +108,8 @@ func TestErrorsOfTaskFileHavePositions(t *testing.T) {
 func TestUnsupportedPropertiesAreRefusedByName(t *testing.T) {
 	t.Parallel()
 	for property, step := range map[string]string{
-		"network":    "cmd: --network host img",
-		"build":      "build: -t a --network host .",
+		"network": "cmd: --network host img",
+		"build":   "build: -t a --network host .",
 	} {
 		_, _, err := Plan(fileRun("version: v1.1.0\nsteps:\n- id: first\n  cmd: img\n- id: bad\n  "+step+"\n"), PlanOptions{Registry: "reg.test:5000"})
 		var errs taskspec.Errors

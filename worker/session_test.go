@@ -78,11 +78,11 @@ func untilDone(ctx context.Context, _ solve.Container, _ solve.LogFunc) (int, er
 func detached(t *testing.T, r run.Run, s *script) *attempt {
 	t.Helper()
 	w := &Worker{Solver: s, Registry: "reg.test:5000", Log: slog.New(slog.DiscardHandler)}
-	l := &logs{run: r.ID, attempt: r.Attempt, whole: secret.NewRedactor(nil), steps: map[string]*stepLog{},
+	l := &logs{run: r.ID, attempt: r.Attempt, max: DefaultMaxLog, whole: secret.NewRedactor(nil), steps: map[string]*stepLog{},
 		index: map[string]int{"": -1}, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	l.room = sync.NewCond(&l.mu)
 	a := &attempt{w: w, run: r, logs: l, session: s, images: newImages(w, r), reports: &reporter{ended: true}}
-	task, err := a.plan()
+	task, err := a.plan(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,6 +38,7 @@ func (a *attempt) confidential() []string {
 	if _, password, ok := strings.Cut(s.Context, ":"); ok {
 		values = append(values, password)
 	}
+	values = append(values, a.vaulted...)
 	for _, l := range s.Logins {
 		values = append(values, l.Password)
 	}

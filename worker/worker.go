@@ -60,6 +60,8 @@ type Worker struct {
 	Aliases  []string          // its other names
 	Insecure bool              // it speaks plain HTTP
 	Images   map[string]string // image aliases of the task language, nil for the default table
+	// Vault returns the value of the secret at the URL that a task file names. Nil means that there is none.
+	Vault func(ctx context.Context, url string) (string, error)
 	// Privileged says that the daemon executes privileged containers, for runs that allow them.
 	Privileged bool
 

@@ -31,6 +31,7 @@ type buildFlags struct {
 	tags       []string
 	dockerfile string
 	buildArgs  []string
+	secretArgs []string
 	target     string
 	noCache    bool
 	noPush     bool
@@ -55,6 +56,7 @@ func newBuildCommand(c *cli) *cobra.Command {
 	fl.StringArrayVarP(&f.tags, "tag", "t", nil, "publish as `NAME[:TAG]`; may be repeated")
 	fl.StringVarP(&f.dockerfile, "file", "f", "", "Dockerfile, also outside the context; - reads standard input (default CONTEXT/Dockerfile)")
 	fl.StringArrayVar(&f.buildArgs, "build-arg", nil, "set a build argument `K[=V]`; without =V it takes the environment variable K; may be repeated")
+	fl.StringArrayVar(&f.secretArgs, "secret-build-arg", nil, "set a secret build argument `K[=V]`; without =V, the safe form, it takes the environment variable K; may be repeated")
 	fl.StringVar(&f.target, "target", "", "build this `stage` of the Dockerfile")
 	f.addPlatform(cmd, "platforms to build for, `os[/arch[/variant]],...`; several make one index (default the worker's)")
 	fl.BoolVar(&f.noCache, "no-cache", false, "execute every instruction again")
@@ -82,6 +84,10 @@ func (c *cli) build(ctx context.Context, f buildFlags, dir string) error {
 	if err != nil {
 		return err
 	}
+	secrets, err := c.secrets("--secret-build-arg", f.secretArgs)
+	if err != nil {
+		return err
+	}
 	spec := run.BuildSpec{
 		Images: f.tags, BuildArgs: args, Target: f.target, NoCache: f.noCache,
 		NoPush:       f.noPush || len(f.tags) == 0,
@@ -94,6 +100,12 @@ func (c *cli) build(ctx context.Context, f buildFlags, dir string) error {
 	}
 	if spec.Options, submit.Secrets, err = f.options.options(c, local); err != nil {
 		return err
+	}
+	for name, value := range secrets {
+		if submit.Secrets == nil {
+			submit.Secrets = map[string]string{}
+		}
+		submit.Secrets[run.SecretArg+name] = value
 	}
 	if remote {
 		submit.Spec.Context, dir = dir, ""

@@ -75,7 +75,7 @@ func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string)
 	} else if remote, err = checkSource(dir); err != nil {
 		return err
 	}
-	secrets, err := c.secrets(f.setSecrets)
+	secrets, err := c.secrets("--set-secret", f.setSecrets)
 	if err != nil {
 		return err
 	}
@@ -128,8 +128,8 @@ func addValues(task *run.TaskFileSpec, f taskFlags, dir string) error {
 }
 
 // secrets returns the values of --set-secret by name.
-func (c *cli) secrets(flags []string) (map[string]string, error) {
-	kvs, err := c.keyValues("--set-secret", flags)
+func (c *cli) secrets(flag string, flags []string) (map[string]string, error) {
+	kvs, err := c.keyValues(flag, flags)
 	if err != nil || len(kvs) == 0 {
 		return nil, err
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"kiln/internal/secret"
 	"kiln/internal/task"
 )
 
@@ -92,10 +93,7 @@ func (c *cli) secretValue(cmd *cobra.Command, name, file, variable string) (stri
 	if err != nil {
 		return "", err
 	}
-	text := string(value)
-	if line := strings.TrimSuffix(strings.TrimSuffix(text, "\n"), "\r"); !strings.Contains(line, "\n") {
-		text = line
-	}
+	text := secret.SingleLine(string(value))
 	return text, checkSecretValue(text)
 }
 

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"regexp"
 	"strings"
 
 	"github.com/distribution/reference"
 	"github.com/spf13/pflag"
 
+	"kiln/internal/secret"
 	"kiln/taskspec"
 	"kiln/worker"
 )
@@ -19,11 +21,13 @@ type stepConfig struct {
 	privileged bool
 	aliases    []string
 	maxLog     int // MiB
+	vaults     []string
 }
 
 func (s *stepConfig) add(f *pflag.FlagSet) {
 	f.BoolVar(&s.privileged, "allow-privileged", false, "execute privileged containers of runs that allow them: such a container can take over this host")
 	f.StringArrayVar(&s.aliases, "image-alias", nil, "`NAME=IMAGE`: what a cmd step that begins with NAME executes; may be repeated")
+	f.StringArrayVar(&s.vaults, "vault", nil, "`HOST=env:PREFIX|file:DIR|store:PREFIX`: where the secrets are that task files name as keyvault: https://HOST/secrets/NAME; may be repeated")
 	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
 }
 
@@ -50,18 +54,45 @@ func (s *stepConfig) validate() error {
 	if s.maxLog < 1 {
 		err = errors.Join(err, fmt.Errorf("--max-log %d: want 1 or more", s.maxLog))
 	}
+	for _, entry := range s.vaults {
+		if _, _, _, verr := secret.ParseVault(entry); verr != nil {
+			err = errors.Join(err, fmt.Errorf("--vault %w", verr))
+		}
+	}
 	return err
+}
+
+// vaults returns what stands for vaults on this server.
+func (n *node) vaults() secret.Vaults {
+	v := secret.Vaults{}
+	for _, entry := range n.cfg.steps.vaults {
+		switch host, kind, what, _ := secret.ParseVault(entry); kind { // validated
+		case "env":
+			v[host] = secret.Env{Prefix: what, Lookup: os.LookupEnv}
+		case "file":
+			v[host] = secret.Files{Dir: what}
+		case "store":
+			v[host] = secret.Stored{Prefix: what, Secrets: n.secrets()}
+		}
+	}
+	return v
 }
 
 // equip gives a worker what its steps may do.
 func (n *node) equip(w *worker.Worker) *worker.Worker {
 	w.Images, _ = n.cfg.steps.images() // validated
+	w.Vault = n.vaults().Value
 	w.Privileged, w.MaxLog = n.cfg.steps.privileged, int64(n.cfg.steps.maxLog)<<20
 	return w
 }
 
-// planOptions are those of the plan by which a request is checked: the worker's.
+// planOptions are those of the plan by which a request is checked: the worker's, but that no vault is
+// asked. A name is as good as a value there.
 func (n *node) planOptions(secrets map[string]string) worker.PlanOptions {
 	images, _ := n.cfg.steps.images() // validated
-	return worker.PlanOptions{Registry: n.host, Secrets: secrets, Images: images, Privileged: n.cfg.steps.privileged}
+	return worker.PlanOptions{Registry: n.host, Secrets: secrets, Images: images, Privileged: n.cfg.steps.privileged,
+		Vault: func(s taskspec.Secret) (string, error) {
+			_, name, _, err := n.vaults().Provider(s.KeyVault)
+			return name, err
+		}}
 }

@@ -66,7 +66,7 @@ func (c *cli) runStored(ctx context.Context, name string, f *taskRunFlags) error
 	if err := assign(&f.ask.Args, "--arg", args, "V"); err != nil {
 		return err
 	}
-	if f.ask.Secrets, err = c.secrets(f.setSecrets); err != nil {
+	if f.ask.Secrets, err = c.secrets("--set-secret", f.setSecrets); err != nil {
 		return err
 	}
 	client, err := c.client()

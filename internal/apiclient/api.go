@@ -48,7 +48,8 @@ type Submit struct {
 	// Empty means the server mints one.
 	Key  string   `json:"key,omitempty"`
 	Spec run.Spec `json:"spec"`
-	// Secrets are values for --set-secret, by name. The server seals them before it stores anything.
+	// Secrets are values of a task file's template, or what --secret of a build names, by name; after
+	// run.SecretArg, of build arguments of a build. The server seals them before it stores anything.
 	Secrets map[string]string `json:"secrets,omitempty"`
 }
 

@@ -94,6 +94,9 @@ type Attempt struct {
 	Blameless bool `json:"blameless,omitempty"`
 }
 
+// SecretArg begins the name of a secret that is the value of the build argument that follows.
+const SecretArg = "build-arg:"
+
 // A Spec is what a run executes: one build, or a task file.
 type Spec struct {
 	// Context is the source: "context://<digest>" for an uploaded directory, URL#COMMIT:SUBDIR for one of a

@@ -129,6 +129,9 @@ func NewPlan(t *Task, opt PlanOptions) *Plan {
 				b.builders[fullReference(tag)] = append(b.builders[fullReference(tag)], i)
 			}
 		}
+		if name := s.Renames(); name != "" {
+			b.builders[fullReference(name)] = append(b.builders[fullReference(name)], i)
+		}
 	}
 	for _, net := range t.Networks {
 		b.hasDefault = b.hasDefault || net.Default
@@ -172,7 +175,11 @@ func (b *planner) step(s *Step) PlanStep {
 		ps.Bases = b.bases(s)
 	case s.Cmd != nil:
 		ps.Image, ps.Argv, ps.Entrypoint, ps.Flags, ps.Pull = s.Cmd.Image, list(s.Cmd.Args), s.Cmd.EntryPoint, s.Cmd.Flags, s.Cmd.Pull
-		if full := fullReference(s.Cmd.Image); full != "" && b.builtBefore(s, full) == "" {
+		if d := s.Cmd.Docker; d != nil {
+			if d.Command == "pull" {
+				ps.Pulls = []string{fullReference(d.Args[0])}
+			}
+		} else if full := fullReference(s.Cmd.Image); full != "" && b.builtBefore(s, full) == "" {
 			ps.Pulls = []string{full}
 		}
 	default:

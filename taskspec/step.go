@@ -119,6 +119,7 @@ func (p *parser) finishSteps(t *Task, doc *document, taskEnv []envEntry) {
 			p.finishPush(s)
 		}
 		p.warnWithout(s)
+		p.finishDocker(s)
 		s.Line = p.line(s.node)
 		step := s.Step
 		t.Steps = append(t.Steps, &step)

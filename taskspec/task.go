@@ -113,6 +113,7 @@ type Cmd struct {
 	PullRetries   int
 	PullDelay     time.Duration
 	Interactively bool
+	Docker        *Docker // set if no container is needed: the step is a docker command
 }
 
 // A Network is one entry of the task's networks.

@@ -32,7 +32,8 @@ type attempt struct {
 	src      Source // nil if the run has none
 	origin   Origin // of the source, zero if it is no commit
 	begun    time.Time
-	vaulted  []string    // values of secrets that the task file names
+	vaulted  []string // values of secrets that the task file names
+	signedIn signedIn
 	warned   int         // warnings of the source that are in the log
 	wrote    atomic.Bool // a cmd step was started
 	services services

@@ -25,8 +25,9 @@ type images struct {
 
 // A builtImage is staged in the co-located registry.
 type builtImage struct {
-	staging string // repository, without the host
+	staging string // repository, without the host; empty if the image is in another registry
 	output  run.Output
+	pulled  bool // it has been pulled under this name
 }
 
 // newImages starts with what earlier attempts of the run have built.
@@ -121,7 +122,9 @@ func (im *images) contexts() map[string]string {
 	defer im.mu.Unlock()
 	m := make(map[string]string, len(im.built))
 	for name, b := range im.built {
-		m[name] = b.output.Ref
+		if !b.pulled { // that name means the same to a build, which then knows its base by name
+			m[name] = b.output.Ref
+		}
 	}
 	return maps.Clone(m)
 }

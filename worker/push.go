@@ -137,8 +137,8 @@ func (a *attempt) authenticator(host string) authn.Authenticator {
 	return authn.Anonymous
 }
 
-func (a *attempt) writeTo(ctx context.Context, to name.Tag, src *remote.Descriptor) error {
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(to.RegistryStr()))}
+func (a *attempt) writeTo(ctx context.Context, to name.Reference, src *remote.Descriptor) error {
+	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(to.Context().RegistryStr()))}
 	if src.MediaType.IsIndex() {
 		idx, err := src.ImageIndex()
 		if err != nil {

@@ -47,6 +47,9 @@ func inWorkspace(dir string) (string, error) {
 }
 
 func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
+	if s.Cmd.Docker != nil {
+		return a.docker(ctx, s)
+	}
 	image, err := a.imageOf(s)
 	if err != nil {
 		return &stepFailure{s.ID, err}
@@ -86,7 +89,7 @@ func (a *attempt) push(ctx context.Context, s *taskspec.Step) error {
 	for _, name := range s.Push {
 		built, ok := a.images.find(name)
 		if !ok {
-			return &stepFailure{s.ID, fmt.Errorf("image %s was not built by an earlier step of this run", name)}
+			return &stepFailure{s.ID, fmt.Errorf("image %s was not built, pulled or tagged by an earlier step of this run", name)}
 		}
 		ref, err := a.images.canonical(name)
 		if err != nil {
@@ -95,6 +98,9 @@ func (a *attempt) push(ctx context.Context, s *taskspec.Step) error {
 		tagged, ok := ref.(reference.Tagged)
 		if !ok {
 			return &stepFailure{s.ID, fmt.Errorf("image %s: only a tag can be pushed, not a digest", name)}
+		}
+		if built, err = a.stage(ctx, built); err != nil {
+			return &stepFailure{s.ID, fmt.Errorf("push %s: %w", name, err)}
 		}
 		if reference.Domain(ref) != a.images.registry {
 			foreign = append(foreign, copyJob{built: built, to: ref})

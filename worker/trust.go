@@ -38,7 +38,7 @@ func (a *attempt) confidential() []string {
 	if _, password, ok := strings.Cut(s.Context, ":"); ok {
 		values = append(values, password)
 	}
-	values = append(values, a.vaulted...)
+	values = append(append(values, a.vaulted...), a.signedIn.passwords()...)
 	for _, l := range s.Logins {
 		values = append(values, l.Password)
 	}
@@ -69,6 +69,9 @@ func LoginHosts(host string) []string {
 func (a *attempt) credentials(host string) (user, password string) {
 	if a.images.ours(host) {
 		return "kiln", a.token
+	}
+	if l, ok := a.signedIn.of(host); ok {
+		return l.User, l.Password
 	}
 	for _, h := range LoginHosts(host) {
 		if l, ok := a.secrets.Logins[h]; ok {

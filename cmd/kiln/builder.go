@@ -23,10 +23,11 @@ type builder struct {
 	own    *supervise.Daemon // nil for one that exists
 	daemon daemon.Config     // of the own one
 	client *buildkit.Client
+	log    *slog.Logger
 }
 
 func newBuilder(cfg serveConfig, registryHost, token string, log *slog.Logger) (*builder, error) {
-	b := &builder{cfg: cfg}
+	b := &builder{cfg: cfg, log: log}
 	address := cfg.buildkit
 	if address == "" {
 		dcfg, err := daemonConfig(cfg, registryHost, token)
@@ -84,6 +85,16 @@ func (b *builder) run(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// sweep removes the workspaces of runs that a server left here which was killed.
+func (b *builder) sweep(ctx context.Context) {
+	if b.own != nil && b.own.Wait(ctx) != nil {
+		return // and so is said elsewhere
+	}
+	if err := b.client.RemoveWorkspaces(ctx); err != nil && ctx.Err() == nil {
+		b.log.Warn("workspaces of earlier runs not removed; they go when the build cache needs room", "err", err)
+	}
 }
 
 // ready waits until the daemon answers, and refuses one that would connect containers to the host.

@@ -20,7 +20,7 @@ func TestServer(t *testing.T) {
 	s := startServer(t, append(vaultArgs(t), "--allow-privileged", "--image-alias", "tool=toolbox")...)
 	for name, test := range map[string]func(*testing.T, *server){
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
-		"vaults": testVaultSecrets, "vault errors": testVaultErrors,
+		"docker": testDocker, "docker errors": testDockerErrors, "vaults": testVaultSecrets, "vault errors": testVaultErrors,
 		"step rules": testStepRules, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,

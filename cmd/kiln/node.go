@@ -237,6 +237,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	})
 	g.Go(func() error { trimMemory(gctx); return nil })
 	g.Go(func() error { return n.builder.run(gctx) })
+	g.Go(func() error { n.builder.sweep(gctx); return nil })
 	g.Go(func() error { return n.index.Run(gctx, &n.store.Runs) })
 	g.Go(func() error { return n.registry.Relay(gctx, n.relay) })
 	g.Go(func() error { return n.decider.Run(gctx) })

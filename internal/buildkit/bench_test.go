@@ -1,7 +1,12 @@
 package buildkit_test
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/moby/buildkit/client"
 	"github.com/tonistiigi/fsutil"
@@ -71,5 +76,51 @@ func BenchmarkFirstCmdAndClose(b *testing.B) {
 		if err := s.Close(b.Context()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkFirstCmdOnLargeSource runs a first step on 50,000 files of 1 GB: on a source that the daemon
+// has never seen, on the same again, and with one file changed.
+func BenchmarkFirstCmdOnLargeSource(b *testing.B) {
+	e := newEnv(b)
+	dir := b.TempDir()
+	data := bytes.Repeat([]byte("0123456789abcdef"), 20<<10/16)
+	for i := range 50_000 {
+		sub := filepath.Join(dir, fmt.Sprint(i/500))
+		if i%500 == 0 {
+			if err := os.Mkdir(sub, 0o755); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := os.WriteFile(filepath.Join(sub, fmt.Sprint(i)), fmt.Appendf(data[:len(data):len(data)], "%d", i), 0o644); err != nil {
+			b.Fatal(err)
+		}
+	}
+	src, err := fsutil.NewFS(dir)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, name := range []string{"new", "same", "changed"} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if name == "changed" {
+					if err := os.WriteFile(filepath.Join(dir, "0", "0"), []byte(fmt.Sprint(time.Now())), 0o644); err != nil {
+						b.Fatal(err)
+					}
+				}
+				s := e.open(b, solve.SessionConfig{Source: src, SourceKey: "large"})
+				if _, err := s.Run(b.Context(), e.shell("true"), func(...event.LogEntry) {}); err != nil {
+					b.Fatal(err)
+				}
+				start := time.Now()
+				if _, err := s.Run(b.Context(), e.shell("true"), func(...event.LogEntry) {}); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(float64(time.Since(start).Milliseconds()), "ms/second-step")
+				if err := s.Close(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -137,3 +137,33 @@ func TestLimitsOfAStockDaemonAreSaidToHaveNoEffect(t *testing.T) {
 		t.Errorf("log:\n%s", all)
 	}
 }
+
+// TestWorkspacesOfKilledSessionsAreRemoved kills a daemon and looks what a session has left on it, beside
+// one that lives.
+func TestWorkspacesOfKilledSessionsAreRemoved(t *testing.T) {
+	d := startStock(t)
+	e := newEnvAt(t, d.address)
+	lost := e.client.Open(solve.SessionConfig{Run: "lost", Attempt: 1, Registry: e.registry, Insecure: true})
+	if code, j := runStep(t, lost, e.shell("echo left > /workspace/file; echo left > $HOME/file")); code != 0 {
+		t.Fatal(j.all())
+	}
+	d.kill(t)
+	d.start(t)
+	defer func() { _ = lost.Close(t.Context()) }()
+	live := e.open(t, solve.SessionConfig{})
+	if code, j := runStep(t, live, e.shell("echo here > /workspace/file")); code != 0 {
+		t.Fatal(j.all())
+	}
+	if there := e.cacheMounts(t); len(there) != 4 {
+		t.Errorf("two of each session: %q", there)
+	}
+	if err := e.client.RemoveWorkspaces(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, j := runStep(t, live, e.shell("cat /workspace/file")); j.text(event.StreamStdout) != "here\n" {
+		t.Errorf("the workspace in use: %s", j.all())
+	}
+	if left := e.cacheMounts(t); len(left) != 2 {
+		t.Errorf("left: %q", left)
+	}
+}

@@ -56,8 +56,8 @@ func (g *gateway) createWorkspace(ctx context.Context) (_ *workspace, err error)
 		return nil, err
 	}
 	w := &workspace{mounts: []gwclient.Mount{
-		g.shared(workspaceDir, "workspace", seed),
-		g.shared(homeDir, "home", nil),
+		g.shared(workspaceDir, workspacePrefix, seed),
+		g.shared(homeDir, homePrefix, nil),
 	}}
 	if _, err := g.NewContainer(ctx, gwclient.NewContainerRequest{Mounts: append([]gwclient.Mount{emptyRoot}, w.mounts...)}); err != nil {
 		return nil, err
@@ -82,12 +82,32 @@ func (g *gateway) seed(ctx context.Context) (gwclient.Reference, error) {
 	return g.evaluate(ctx, llb.Scratch().File(llb.Copy(upload, "/", "/", &llb.CopyInfo{CopyDirContentsOnly: true})), platform)
 }
 
-func (g *gateway) shared(dest, name string, seed gwclient.Reference) gwclient.Mount {
+// The names of a session's directories on the daemon begin so.
+const (
+	workspacePrefix = "kiln-workspace-"
+	homePrefix      = "kiln-home-"
+)
+
+// RemoveWorkspaces removes what sessions have left that could not close, because their process or the
+// daemon was killed. The workspaces of sessions that live are in use and stay.
+func (c *Client) RemoveWorkspaces(ctx context.Context) error {
+	if err := c.ready(ctx); err != nil {
+		return err
+	}
+	for _, prefix := range []string{workspacePrefix, homePrefix} {
+		if _, err := c.pruneMatching(ctx, "type==exec.cachemount,description~="+prefix); err != nil {
+			return fmt.Errorf("workspaces of earlier runs: %w", err)
+		}
+	}
+	return nil
+}
+
+func (g *gateway) shared(dest, prefix string, seed gwclient.Reference) gwclient.Mount {
 	return gwclient.Mount{
 		Dest:      dest,
 		Ref:       seed,
 		MountType: pb.MountType_CACHE,
-		CacheOpt:  &pb.CacheOpt{ID: "kiln-" + name + "-" + g.session.token, Sharing: pb.CacheSharingOpt_SHARED},
+		CacheOpt:  &pb.CacheOpt{ID: prefix + g.session.token, Sharing: pb.CacheSharingOpt_SHARED},
 	}
 }
 

@@ -110,8 +110,14 @@ func (s *scanner) find(t *taskspec.Task, vars taskspec.RunVars, files *files) fi
 				s.base(&f, step, b, local)
 			}
 		case taskspec.KindCmd:
-			where := fmt.Sprintf("step %q: the image of the container", step.ID)
-			s.use(&f, where, step.Cmd.Image, graph.Buildtime, step, local)
+			where, image := fmt.Sprintf("step %q: the image of the container", step.ID), step.Cmd.Image
+			if d := step.Cmd.Docker; d != nil {
+				if d.Command != "pull" {
+					continue
+				}
+				where, image = fmt.Sprintf("step %q: the image that is pulled", step.ID), d.Args[0]
+			}
+			s.use(&f, where, image, graph.Buildtime, step, local)
 		case taskspec.KindPush:
 			for _, ref := range step.Push {
 				name, err := graph.Canonical(ref, s.aliases)
@@ -215,10 +221,13 @@ func (s *scanner) locals(t *taskspec.Task) locals {
 	l := locals{builders: map[graph.Name][]string{}, steps: map[string]*taskspec.Step{}}
 	for _, step := range t.Steps {
 		l.steps[step.ID] = step
-		if step.Build == nil {
-			continue
+		var names []string
+		if step.Build != nil {
+			names = step.Build.Tags
+		} else if name := step.Renames(); name != "" {
+			names = []string{name}
 		}
-		for _, tag := range step.Build.Tags {
+		for _, tag := range names {
 			if name, err := graph.Canonical(tag, s.aliases); err == nil {
 				l.builders[name] = append(l.builders[name], step.ID)
 			}

@@ -123,7 +123,7 @@ func buildTask(spec run.Spec, vars taskspec.RunVars) (*taskspec.Task, taskspec.W
 		t.Steps = append(t.Steps, &taskspec.Step{ID: "push", Kind: taskspec.KindPush, Push: build.Tags,
 			After: []string{"build"}, Timeout: timeout, WorkingDirectory: workspace})
 	}
-	warnings, err := checkSupported(t, "")
+	warnings, err := checkSupported(t, "", privileges{})
 	return t, warnings, err
 }
 

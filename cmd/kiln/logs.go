@@ -40,8 +40,15 @@ func (c *cli) logs(ctx context.Context, name string, follow bool) error {
 		v := &view{display: render.NewPlain(c.Out)}
 		v.run(r) // when the steps began and ended, so that these lines come in their places
 		client.Lost = func(err error) { c.say("connection lost, trying again: " + err.Error()) }
-		err = client.Follow(ctx, id, "", follow, v.event)
+		lines := false
+		err = client.Follow(ctx, id, "", follow, func(e apiclient.StreamEvent) error {
+			lines = lines || e.Log != nil
+			return v.event(e)
+		})
 		v.display.Close()
+		if err == nil && !lines && v.last.LogEnd > 0 {
+			c.say("the log of run " + id + " is past retention: `kiln serve --keep-logs` says how long logs are kept")
+		}
 		switch {
 		case errors.Is(err, context.Canceled):
 			return nil

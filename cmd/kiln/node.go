@@ -197,6 +197,9 @@ func (n *node) openBus(ctx context.Context) error {
 		return err
 	}
 	n.bus.Reserve(n.cfg.data, diskReserve)
+	if err := n.bus.LimitLogs(ctx, time.Duration(n.cfg.keepLogs), int64(n.cfg.maxLogs)); err != nil {
+		return err
+	}
 	if n.store, err = store.Open(ctx, n.bus.JetStream(), leaseTTL); err != nil {
 		return err
 	}
@@ -243,6 +246,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return n.decider.Run(gctx) })
 	g.Go(func() error { return n.images.Run(gctx) })
 	g.Go(func() error { return n.scheduler.Run(gctx) })
+	g.Go(func() error { return n.retention().Run(gctx) })
 	g.Go(func() error { return n.hooks.Run(gctx) })
 	g.Go(func() error { return n.notifier.Run(gctx) })
 
@@ -300,7 +304,7 @@ func (n *node) handler() http.Handler {
 		Bus: n.bus, Store: n.store, Index: n.index, Keys: n.keys, Recipient: n.identity.Recipient(),
 		Contexts:   &source.Handler{Contexts: n.contexts, Fault: contextFault, Log: n.log},
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
-		Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
+		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
 		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
 		Cache: n.builder.cache, PruneCache: n.builder.pruneCache,
 	}).Handler())

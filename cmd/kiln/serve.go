@@ -38,12 +38,14 @@ type serveConfig struct {
 	allowNotify               []string
 	forges                    []string
 	steps                     stepConfig
+	keepRuns, keepLogs        keepAge
+	maxLogs                   size
 	logFormat                 string
 	verbose                   bool
 }
 
 func newServeCommand(c *cli) *cobra.Command {
-	var cfg serveConfig
+	cfg := serveConfig{keepRuns: defaultKeepRuns, keepLogs: defaultKeepLogs, maxLogs: defaultMaxLogs}
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Run the server: API, registry, scheduler, worker and build daemon in one process",
@@ -90,6 +92,9 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.StringSliceVar(&cfg.forges, "forge", nil, "`HOST=github|gitlab|gitea|forgejo`: what forge a host is, for the status of commits; may be repeated")
 	f.StringSliceVar(&cfg.allowNotify, "allow-notify", nil, "`HOST|CIDR` that notifications may go to though it is not public; may be repeated")
 	cfg.steps.add(f)
+	f.Var(&cfg.keepRuns, "keep-runs", "how long runs are kept after their end, with what is left of their logs; 0 means for ever")
+	f.Var(&cfg.keepLogs, "keep-logs", "how long logs are kept; 0 means as long as there is room")
+	f.Var(&cfg.maxLogs, "max-logs", "how much all logs together take; the oldest go first")
 	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the server's log on standard error: text or json")
 	f.BoolVarP(&cfg.verbose, "verbose", "v", false, "log every state change")
 	return cmd
@@ -118,6 +123,9 @@ func (cfg *serveConfig) validate() error {
 	}
 	if cfg.reconcileEvery < time.Second || cfg.pollEvery < time.Second {
 		errs = append(errs, fmt.Errorf("--reconcile-every %s, --poll-every %s: want a second or more", cfg.reconcileEvery, cfg.pollEvery))
+	}
+	if err := cfg.validateKeep(); err != nil {
+		errs = append(errs, err)
 	}
 	if cfg.grace < 0 {
 		errs = append(errs, fmt.Errorf("--grace %s: must not be negative", cfg.grace))

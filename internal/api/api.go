@@ -49,6 +49,8 @@ type Server struct {
 	// stored event again. A dry run stores nothing.
 	Reconcile func(ctx context.Context, dryRun bool) (apiclient.Reconciled, error)
 	Replay    func(ctx context.Context, seq uint64, dryRun bool) (apiclient.Reconciled, error)
+	// KeepRuns is how long runs are kept after their end; 0 means for ever.
+	KeepRuns time.Duration
 	// Hooks is what is needed to keep hooks.
 	Hooks HookConfig
 	// TestTarget sends an event to a target of notifications, once.

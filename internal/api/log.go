@@ -34,8 +34,8 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) error {
 		after = n
 	}
 	found, err := s.find(r)
-	if err != nil && follow && run.ValidID(r.PathValue("id")) {
-		found, err = s.awaitRecord(r.Context(), r.PathValue("id"))
+	if id := r.PathValue("id"); err != nil && follow && run.ValidID(id) && !s.pastRetention(id) {
+		found, err = s.awaitRecord(r.Context(), id)
 	}
 	if err != nil {
 		return err
@@ -64,8 +64,7 @@ func (s *Server) awaitRecord(ctx context.Context, id string) (run.Run, error) {
 		return found == nil
 	})
 	if err == nil && found == nil {
-		err = &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound, Message: "no run " + strconv.Quote(id),
-			Remedy: "list the runs with `kiln runs`"}
+		err = s.noRun(id)
 	}
 	if err != nil {
 		return run.Run{}, err

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -222,15 +223,38 @@ func runsQuery(v url.Values) (index.Query, error) {
 func (s *Server) find(r *http.Request) (run.Run, error) {
 	id := r.PathValue("id")
 	if !run.ValidID(id) {
-		return run.Run{}, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
-			Message: "no run " + strconv.Quote(id), Remedy: "list the runs with `kiln runs`"}
+		return run.Run{}, s.noRun(id)
 	}
 	found, _, err := s.Store.Runs.Get(r.Context(), id)
 	if errors.Is(err, store.ErrNotFound) {
-		return found, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
-			Message: "no run " + strconv.Quote(id), Remedy: "list the runs with `kiln runs`"}
+		return found, s.noRun(id)
 	}
 	return found, err
+}
+
+// noRun says that there is no run of an ID, or none any more.
+func (s *Server) noRun(id string) *apiclient.Error {
+	e := &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound, Message: "no run " + strconv.Quote(id),
+		Remedy: "list the runs with `kiln runs`"}
+	if s.pastRetention(id) {
+		e.Message = fmt.Sprintf("run %q is past retention: runs are kept for %s after their end", id, age(s.KeepRuns))
+		e.Remedy = "`kiln serve --keep-runs` says how long; what is removed does not come back"
+	}
+	return e
+}
+
+// pastRetention reports whether a run of an ID that is not stored may have been removed for its age.
+func (s *Server) pastRetention(id string) bool {
+	at := run.IDTime(id)
+	return s.KeepRuns > 0 && !at.IsZero() && time.Since(at) > s.KeepRuns
+}
+
+// age is a duration in words.
+func age(d time.Duration) string {
+	if days := d / (24 * time.Hour); days > 1 && d%(24*time.Hour) == 0 {
+		return fmt.Sprintf("%d days", days)
+	}
+	return d.String()
 }
 
 func (s *Server) show(w http.ResponseWriter, r *http.Request) error {

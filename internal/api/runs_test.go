@@ -3,6 +3,7 @@ package api_test
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -277,5 +278,26 @@ func TestRerun(t *testing.T) {
 	}
 	if e := s.refused(t, 422, "POST", apiclient.RerunPath("r0000000gone"), "{}"); !strings.Contains(e.Message, "r0000000gone") {
 		t.Errorf("rerun without its context = %+v", e)
+	}
+}
+
+func TestRunPastRetentionIsSaidToBe(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	old, err := run.NewID(time.Now().Add(-91*24*time.Hour), rand.Reader)
+	check(t, err)
+	recent, err := run.NewID(time.Now(), rand.Reader)
+	check(t, err)
+	for _, path := range []string{"", "/log", "/log?follow=1", "/why"} {
+		var answer struct{ Error apiclient.Error }
+		s.ask(t, http.StatusNotFound, &answer, "GET", apiclient.PathRuns+"/"+old+path, "")
+		if got := answer.Error.Message; !strings.Contains(got, "is past retention: runs are kept for 90 days after their end") {
+			t.Errorf("%s of a run that was removed: %q", path, got)
+		}
+	}
+	var answer struct{ Error apiclient.Error }
+	s.ask(t, http.StatusNotFound, &answer, "GET", apiclient.PathRuns+"/"+recent, "")
+	if got := answer.Error.Message; got != `no run "`+recent+`"` {
+		t.Errorf("a run that never was: %q", got)
 	}
 }

@@ -77,7 +77,7 @@ func startWith(t *testing.T, tasks bool) *site {
 	g.Go(func() error { return decider.Run(gctx) })
 	_, err = x.Active(t.Context()) // waits until the index is read
 	check(t, err)
-	srv := httptest.NewServer((&api.Server{Bus: s.bus, Store: s.store, Index: x, Keys: keys, Recipient: s.identity.Recipient(), Log: log,
+	srv := httptest.NewServer((&api.Server{Bus: s.bus, Store: s.store, Index: x, Keys: keys, Recipient: s.identity.Recipient(), Log: log, KeepRuns: 90 * 24 * time.Hour,
 		Contexts:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }),
 		HasContext: func(_ context.Context, ref string) (bool, error) { return ref == known, nil },
 		Check: func(r run.Run, secrets map[string]string) (taskspec.Warnings, error) {

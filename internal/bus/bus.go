@@ -137,38 +137,7 @@ func (b *Bus) declare(ctx context.Context, cfg streamConfig) error {
 		_, err = b.js.CreateStream(ctx, cfg.StreamConfig)
 		return err
 	}
-	return b.createAsync(ctx, cfg.StreamConfig)
-}
-
-// createAsync creates a stream whose messages are written in the background. The client library has
-// no field for the persist mode, so the request is made by hand.
-func (b *Bus) createAsync(ctx context.Context, cfg jetstream.StreamConfig) error {
-	raw, err := json.Marshal(cfg)
-	if err != nil {
-		return err
-	}
-	var body map[string]any
-	if err := json.Unmarshal(raw, &body); err != nil {
-		return err
-	}
-	body["persist_mode"] = "async"
-	if raw, err = json.Marshal(body); err != nil {
-		return err
-	}
-	m, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.CREATE."+cfg.Name, raw)
-	if err != nil {
-		return err
-	}
-	var answer struct {
-		Error *jetstream.APIError `json:"error"`
-	}
-	if err := json.Unmarshal(m.Data, &answer); err != nil {
-		return err
-	}
-	if answer.Error != nil {
-		return answer.Error
-	}
-	return nil
+	return b.requestAsync(ctx, "CREATE", cfg.StreamConfig)
 }
 
 // Publish stores v as JSON (a json.RawMessage as it is) and returns its stream sequence. A message with an ID that the stream has

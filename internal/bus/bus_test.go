@@ -254,3 +254,23 @@ func persistMode(t *testing.T, b *bus.Bus, stream string) string {
 	}
 	return info.Config.PersistMode
 }
+
+func TestLogsAreKeptAsLongAsIsSaidAndStayAsynchronous(t *testing.T) {
+	t.Parallel()
+	b := start(t, t.TempDir(), false).bus
+	for _, age := range []time.Duration{0, time.Hour, 48 * time.Hour} {
+		if err := b.LimitLogs(t.Context(), age, 1<<30); err != nil {
+			t.Fatal(err)
+		}
+		s, err := b.JetStream().Stream(t.Context(), bus.StreamLogs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c := s.CachedInfo().Config; c.MaxAge != age || c.MaxBytes != 1<<30 || !c.AllowDirect {
+			t.Errorf("after a limit of %s: %s, %d bytes", age, c.MaxAge, c.MaxBytes)
+		}
+		if mode := persistMode(t, b, bus.StreamLogs); mode != "async" {
+			t.Errorf("persist mode %q, want async", mode)
+		}
+	}
+}

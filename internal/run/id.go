@@ -2,6 +2,7 @@ package run
 
 import (
 	"io"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -96,4 +97,16 @@ func ValidID(s string) bool {
 		}
 	}
 	return true
+}
+
+// IDTime returns when a run of that ID was made due, to the second. It is zero if s is no run ID.
+func IDTime(s string) time.Time {
+	if !ValidID(s) || s[0] != 'r' {
+		return time.Time{}
+	}
+	seconds, err := strconv.ParseInt(s[1:7], 36, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return idEpoch.Add(time.Duration(seconds) * time.Second)
 }

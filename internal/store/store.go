@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -49,7 +50,7 @@ type Store struct {
 func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {
 	var s Store
 	err := errors.Join(
-		s.Runs.open(ctx, js, jetstream.KeyValueConfig{Bucket: BucketRuns}),
+		s.Runs.open(ctx, js, jetstream.KeyValueConfig{Bucket: BucketRuns, LimitMarkerTTL: markerTTL}),
 		s.Tasks.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tasks", History: 8}),
 		s.Secrets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "secrets"}),
 		s.Hooks.open(ctx, js, jetstream.KeyValueConfig{Bucket: "hooks"}),
@@ -64,6 +65,9 @@ func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (
 	return &s, err
 }
 
+// markerTTL is how long it is stored that a run was removed: who follows the runs learns of it until then.
+const markerTTL = 7 * 24 * time.Hour
+
 func expiring(name string, ttl time.Duration) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{Bucket: name, TTL: ttl, LimitMarkerTTL: ttl, Storage: jetstream.MemoryStorage}
 }
@@ -75,6 +79,7 @@ func TaskKey(name string) string { return event.Hash(task.NameKey(name)) }
 type Bucket[T any] struct {
 	kv   jetstream.KeyValue
 	name string
+	mark []jetstream.KVDeleteOpt // of what is removed
 }
 
 func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) error {
@@ -83,6 +88,9 @@ func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstr
 		return fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
 	b.kv, b.name = kv, cfg.Bucket
+	if cfg.LimitMarkerTTL > 0 && cfg.TTL == 0 {
+		b.mark = []jetstream.KVDeleteOpt{jetstream.PurgeTTL(cfg.LimitMarkerTTL)}
+	}
 	return nil
 }
 
@@ -134,7 +142,7 @@ func (b *Bucket[T]) write(key string, v T, store func([]byte) (uint64, error)) (
 
 // Delete removes a record; a missing one is no error.
 func (b *Bucket[T]) Delete(ctx context.Context, key string) error {
-	if err := b.kv.Purge(ctx, key); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+	if err := b.kv.Purge(ctx, key, b.mark...); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
 		return fmt.Errorf("%s %q: %w", b.name, key, err)
 	}
 	return nil
@@ -142,7 +150,7 @@ func (b *Bucket[T]) Delete(ctx context.Context, key string) error {
 
 // Remove removes the record of that revision, or returns ErrConflict.
 func (b *Bucket[T]) Remove(ctx context.Context, key string, revision uint64) error {
-	err := b.kv.Purge(ctx, key, jetstream.LastRevision(revision))
+	err := b.kv.Purge(ctx, key, append(slices.Clone(b.mark), jetstream.LastRevision(revision))...)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
 		err = ErrConflict
 	}

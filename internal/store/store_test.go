@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"kiln/internal/event"
 	"kiln/internal/natstest"
 	"kiln/internal/run"
@@ -60,5 +62,40 @@ func TestLeaseThatIsNotRefreshedWakesTheWatcher(t *testing.T) {
 	})
 	if err != nil || !gone {
 		t.Errorf("gone %v, %v: the lease did not expire", gone, err)
+	}
+}
+
+// What an older version has stored is taken over, and only what is removed gets an end.
+func TestRemovedRunLeavesNothingForEver(t *testing.T) {
+	t.Parallel()
+	js := natstest.Start(t).JetStream()
+	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: store.BucketRuns})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(t.Context(), "ra", []byte(`{"id":"ra"}`)); err != nil {
+		t.Fatal(err)
+	}
+	s, err := store.Open(t.Context(), js, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rev, err := s.Runs.Get(t.Context(), "ra")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Runs.Remove(t.Context(), "ra", rev); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "KV_"+store.BucketRuns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := stream.GetLastMsgForSubject(t.Context(), "$KV.runs.ra")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Header.Get(jetstream.MsgTTLHeader) == "" {
+		t.Errorf("the mark of a removed run stays for ever: %v", m.Header)
 	}
 }

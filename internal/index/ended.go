@@ -1,0 +1,27 @@
+package index
+
+import (
+	"context"
+	"time"
+)
+
+// Ended returns the IDs of runs that have ended and were created before a time, oldest first, at most limit.
+func (x *Index) Ended(ctx context.Context, created time.Time, limit int) ([]string, error) {
+	if err := x.wait(ctx); err != nil {
+		return nil, err
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.table.settle()
+	var ids []string
+	for i := range x.table.rows {
+		r := &x.table.rows[i]
+		if r.created >= created.UnixNano() || len(ids) == limit {
+			break
+		}
+		if r.final {
+			ids = append(ids, r.id.String())
+		}
+	}
+	return ids, nil
+}

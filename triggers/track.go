@@ -21,7 +21,7 @@ import (
 
 const (
 	firstChunk    = 16   // tracks that are looked at before any other, so that the first runs begin at once
-	lastChunk     = 1024 // and at most at a time
+	lastChunk     = 256  // and at most at a time
 	atOnce        = 32   // tracks of a chunk
 	maxRounds     = 1000 // looks at one track in a row
 	maxQuestions  = 16   // of one look

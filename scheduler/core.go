@@ -30,6 +30,7 @@ type core struct {
 	held    int               // runs that are assigned
 	turn    uint64            // counts the runs that were assigned
 	last    time.Time         // when the last run was admitted
+	alike   run.Run           // the run that was taken in last: the next may share with it
 
 	superseded map[string]supersession // by the run that gives way
 
@@ -91,6 +92,8 @@ func (e *entry) unapproved() bool { return e.run.NeedsApproval && e.run.Approved
 
 // adopt takes over a stored run.
 func (c *core) adopt(r run.Run, rev uint64, suspect time.Time) {
+	share(&r, &c.alike)
+	c.alike = r
 	e := &entry{run: r, rev: rev}
 	c.runs[r.ID] = e
 	c.settleIn(e, suspect)
@@ -119,6 +122,8 @@ func (c *core) admit(r run.Run, now time.Time) {
 	if r.Spec.Timeout <= 0 {
 		r.Spec.Timeout = defaultTimeout
 	}
+	share(&r, &c.alike)
+	c.alike = r
 	e := &entry{run: r, dirty: true}
 	c.runs[r.ID] = e
 	c.enqueue(e)

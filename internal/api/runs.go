@@ -183,12 +183,56 @@ func (s *Server) listRuns(w http.ResponseWriter, r *http.Request, task string) e
 		return err
 	}
 	q.Task = task
-	runs, err := s.Index.List(r.Context(), q)
+	records, err := s.Index.Records(r.Context(), q)
 	if err != nil {
 		return err
 	}
-	s.explainQueued(r.Context(), runs)
-	writeJSON(w, http.StatusOK, apiclient.Runs{Runs: runs})
+	if err := s.explainRecords(r.Context(), records); err != nil {
+		return err
+	}
+	writeRuns(w, records)
+	return nil
+}
+
+// writeRuns answers with an apiclient.Runs.
+func writeRuns(w http.ResponseWriter, records []index.Record) {
+	size := 16
+	for _, r := range records {
+		size += len(r.JSON) + 1
+	}
+	body := append(make([]byte, 0, size), `{"runs":[`...)
+	for i, r := range records {
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, r.JSON...)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(append(body, "]}\n"...))
+}
+
+// explainRecords is explainQueued for records.
+func (s *Server) explainRecords(ctx context.Context, records []index.Record) error {
+	var queued []run.Run
+	var places []int
+	for i, r := range records {
+		if r.State != run.Queued {
+			continue
+		}
+		var q run.Run
+		if err := json.Unmarshal(r.JSON, &q); err != nil {
+			return err
+		}
+		queued, places = append(queued, q), append(places, i)
+	}
+	s.explainQueued(ctx, queued)
+	for i, q := range queued {
+		explained, err := json.Marshal(q)
+		if err != nil {
+			return err
+		}
+		records[places[i]].JSON = explained
+	}
 	return nil
 }
 

@@ -50,16 +50,19 @@ func (x *Index) survey(ctx context.Context, runs *store.Bucket[run.Run]) error {
 	return nil
 }
 
-// ended reports whether a stored record is seen at first sight to be of a run that has ended. The first
-// status in it is the run's, and no text can look like it, for its quotes would be escaped.
-func ended(data []byte) bool {
+// ended reports whether a stored record is seen at first sight to be of a run that has ended.
+func ended(data []byte) bool { return stateOf(data).Final() }
+
+// stateOf returns the state in a stored record. The first status in it is the run's, and no text can look
+// like it, for its quotes would be escaped.
+func stateOf(data []byte) run.State {
 	const field = `"status":"`
 	i := bytes.Index(data, []byte(field))
 	if i < 0 {
-		return false
+		return ""
 	}
 	state, _, _ := bytes.Cut(data[i+len(field):], []byte(`"`))
-	return run.State(state).Final()
+	return run.State(state)
 }
 
 // load fills the table with what is stored.

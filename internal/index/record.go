@@ -61,19 +61,14 @@ func pack(r run.Run) ([]byte, error) {
 	return dictionary.Encode(nil, b), nil
 }
 
-// unpack is the reverse of pack. It works in scratch and returns it for the next record.
-func unpack(scratch, stored []byte) (run.Run, []byte, error) {
-	var r run.Run
+// unpack returns the JSON of a record that pack has made.
+func unpack(stored []byte) ([]byte, error) {
 	n, err := s2.DecodedLen(stored)
 	if err != nil {
-		return r, scratch, err
+		return nil, err
 	}
 	if n > maxRecord {
-		return r, scratch, errors.New("the stored record is too large")
+		return nil, errors.New("the stored record is too large")
 	}
-	b, err := dictionary.Decode(scratch[:cap(scratch)], stored)
-	if err != nil {
-		return r, scratch, err
-	}
-	return r, b, json.Unmarshal(b, &r)
+	return dictionary.Decode(nil, stored)
 }

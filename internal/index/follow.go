@@ -93,8 +93,10 @@ func (x *Index) load(ctx context.Context) error {
 	return rows.Err()
 }
 
-// maxEntries is how many records are stored at once.
-const maxEntries = 1000
+const (
+	maxEntries = 1000 // records that are stored at once
+	maxAhead   = 64   // that are read and wait for that meanwhile
+)
 
 // lag is how long a change waits for others to be stored with it. Whoever waits for the run's new state
 // itself comes first.
@@ -104,7 +106,7 @@ const lag = 15 * time.Millisecond
 func (x *Index) follow(ctx context.Context, runs *store.Bucket[run.Run], opts []jetstream.WatchOpt) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	entries, stored := make(chan *store.Entry[run.Run], maxEntries), make(chan error, 1)
+	entries, stored := make(chan *store.Entry[run.Run], maxAhead), make(chan error, 1)
 	go func() {
 		defer cancel()
 		stored <- x.collect(ctx, entries)

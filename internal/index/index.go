@@ -40,7 +40,7 @@ INSERT INTO position VALUES (0);`
 // An Index is the projection. It is safe for concurrent use.
 type Index struct {
 	db      *sql.DB
-	records *sql.Stmt // reads one
+	records *sql.Stmt // reads those of a list of IDs, in its order
 	insert  [2]*sql.Stmt
 	file    string
 	log     *slog.Logger
@@ -70,7 +70,7 @@ func Open(file string, log *slog.Logger) (*Index, error) {
 	}
 	x := &Index{db: db, file: file, log: log, ready: make(chan struct{}), surveyed: make(chan struct{})}
 	for stmt, text := range map[**sql.Stmt]string{
-		&x.records:   "SELECT record FROM records WHERE id = ?",
+		&x.records:   "SELECT wanted.key, record FROM json_each(?) AS wanted CROSS JOIN records ON records.id = wanted.value ORDER BY wanted.key",
 		&x.insert[0]: "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?)",
 		&x.insert[1]: "INSERT OR REPLACE INTO records VALUES (?, ?)",
 	} {

@@ -146,26 +146,26 @@ func (f *filter) match(r *row) bool {
 	return true
 }
 
-// matches reports whether q selects r, as far as a row cannot tell exactly.
-func (q *Query) matches(r *run.Run) bool {
-	if !strings.HasPrefix(strings.ToLower(r.Cause.Commit), strings.ToLower(q.Commit)) {
+// matches reports whether q selects the run of p, as far as a row cannot tell exactly.
+func (q *Query) matches(p *part) bool {
+	if !strings.HasPrefix(strings.ToLower(p.Cause.Commit), strings.ToLower(q.Commit)) {
 		return false
 	}
-	return (q.Base == "" || q.hasBase(r)) && (q.Image == "" || q.hasImage(r))
+	return (q.Base == "" || q.hasBase(p)) && (q.Image == "" || q.hasImage(p))
 }
 
-func (q *Query) hasBase(r *run.Run) bool {
+func (q *Query) hasBase(p *part) bool {
 	want, repository := baseName(q.Base)
 	same := func(ref string) bool {
 		name, of := baseName(ref)
 		return name == want && tagged(q.Base) || of == repository && !tagged(q.Base)
 	}
-	return slices.ContainsFunc(r.Bases, func(b run.Base) bool { return same(b.Ref) }) ||
-		slices.ContainsFunc(r.Cause.Moved, func(m run.Move) bool { return same(m.Ref) })
+	return slices.ContainsFunc(p.Bases, func(b run.Base) bool { return same(b.Ref) }) ||
+		slices.ContainsFunc(p.Cause.Moved, func(m run.Move) bool { return same(m.Ref) })
 }
 
-func (q *Query) hasImage(r *run.Run) bool {
-	return slices.ContainsFunc(r.Images, func(i run.Image) bool {
+func (q *Query) hasImage(p *part) bool {
+	return slices.ContainsFunc(p.Images, func(i run.Image) bool {
 		for _, name := range []string{i.Repository, i.Registry + "/" + i.Repository} {
 			if q.Image == name || q.Image == name+":"+i.Tag || q.Image == name+"@"+i.Digest {
 				return true
@@ -253,29 +253,55 @@ func (x *Index) scan(q Query, from row, limit int) []row {
 
 // read appends the records of rows to list that q selects.
 func (x *Index) read(ctx context.Context, list []Record, q *Query, rows []row) ([]Record, error) {
+	if len(rows) == 0 {
+		return list, nil
+	}
+	ids := make([]string, len(rows))
+	for i := range rows {
+		ids[i] = rows[i].id.String()
+	}
+	wanted, err := json.Marshal(ids)
+	if err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	// The driver watches a context that can end, which costs more than reading the records of a page.
+	found, err := x.records.QueryContext(context.WithoutCancel(ctx), string(wanted))
+	if err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
+	defer found.Close()
 	list = slices.Grow(list, len(rows))
-	whole := context.WithoutCancel(ctx) // the driver watches one that can end, which costs more than reading a record
-	for _, row := range rows {
+	var stored sql.RawBytes
+	var place int
+	for found.Next() { // a record that was removed meanwhile is not among them
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		var stored []byte
-		err := x.records.QueryRowContext(whole, row.id.String()).Scan(&stored)
-		if errors.Is(err, sql.ErrNoRows) { // removed meanwhile
-			continue
-		}
-		if err != nil {
+		if err := found.Scan(&place, &stored); err != nil {
 			return nil, fmt.Errorf("index: %w", err)
 		}
 		r, ok, err := q.pick(stored)
 		if err != nil {
-			return nil, fmt.Errorf("index: run %s: %w", row.id, err)
+			return nil, fmt.Errorf("index: run %s: %w", ids[place], err)
 		}
 		if ok {
 			list = append(list, r)
 		}
 	}
+	if err := found.Err(); err != nil {
+		return nil, fmt.Errorf("index: %w", err)
+	}
 	return list, nil
+}
+
+// A part of a record tells what a row cannot tell exactly.
+type part struct {
+	Cause struct {
+		Commit string     `json:"commit"`
+		Moved  []run.Move `json:"moved"`
+	} `json:"cause"`
+	Bases  []run.Base  `json:"bases"`
+	Images []run.Image `json:"images"`
 }
 
 // pick unpacks a stored record; ok is false if q does not select it after all.
@@ -283,14 +309,13 @@ func (q *Query) pick(stored []byte) (r Record, ok bool, err error) {
 	if r.JSON, err = unpack(stored); err != nil {
 		return r, false, err
 	}
+	r.State = stateOf(r.JSON)
 	if q.Commit == "" && q.Base == "" && q.Image == "" { // a row tells all else
-		r.State = stateOf(r.JSON)
 		return r, true, nil
 	}
-	var full run.Run
-	if err := json.Unmarshal(r.JSON, &full); err != nil {
+	var p part
+	if err := json.Unmarshal(r.JSON, &p); err != nil {
 		return r, false, err
 	}
-	r.State = full.State
-	return r, q.matches(&full), nil
+	return r, q.matches(&p), nil
 }

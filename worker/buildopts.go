@@ -114,7 +114,7 @@ func checkOutput(option string) error {
 func parseFields(option string, known ...string) (map[string]string, error) {
 	list, err := csv.NewReader(strings.NewReader(option)).Read()
 	if err != nil {
-		return nil, fmt.Errorf("%q: want NAME=VALUE,...", clip(option, 200))
+		return nil, fmt.Errorf("%q: want NAME=VALUE, several with commas between them", clip(option, 200))
 	}
 	fields := map[string]string{}
 	for _, f := range list {

@@ -73,8 +73,10 @@ func testVolumes(t *testing.T, e *env) {
 		{Path: "/run/secrets", Files: map[string][]byte{"bin": binary, "empty": {}, "lines": []byte("a $HOME `b`\\\n\n c\r\n-")}},
 		{Path: "/workspace/in", Files: map[string][]byte{"f": []byte("1")}},
 	}
-	_, j := runStep(t, s, e.shell("chmod 777 /workspace"))
-	_, j = runStep(t, s, c)
+	if code, j := runStep(t, s, e.shell("chmod 777 /workspace")); code != 0 {
+		t.Fatal(j.all())
+	}
+	_, j := runStep(t, s, c)
 	want := hex.EncodeToString(sum[:]) + "  bin\n0\na $HOME `b`\\\n\n c\r\n-\nf\ntmpfs\ntmpfs\ntmpfs\n1000\n"
 	if got := j.text(event.StreamStdout); !strings.HasPrefix(got, want) || strings.Contains(got, "written") {
 		t.Errorf("output %q, want %q\n%s", got, want, j.all())

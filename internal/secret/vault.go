@@ -39,7 +39,7 @@ func (v Vaults) Provider(location string) (p Provider, name, version string, err
 	}
 	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
 	if len(parts) < 2 || len(parts) > 3 || parts[0] != "secrets" || !vaultName.MatchString(parts[1]) {
-		return nil, "", "", fmt.Errorf("%s does not name a secret; want https://%s/secrets/NAME, the name of letters, digits, -, _ and .", location, u.Host)
+		return nil, "", "", fmt.Errorf("%s does not name a secret; want https://%s/secrets/NAME, the name of letters, digits, dots, _ and -", location, u.Host)
 	}
 	if len(parts) == 3 {
 		version = parts[2]

@@ -66,7 +66,7 @@ var dockerRemedies = map[string]string{
 
 // finishDocker makes of a cmd step that is a docker command what the command does.
 func (p *parser) finishDocker(s *rawStep) {
-	if s.Kind != KindCmd || s.Cmd == nil || s.Cmd.Image != dockerImage || s.Cmd.EntryPoint != nil {
+	if !p.opt.DockerCommands || s.Kind != KindCmd || s.Cmd == nil || s.Cmd.Image != dockerImage || s.Cmd.EntryPoint != nil {
 		return
 	}
 	at := s.at(s.cmd.node)

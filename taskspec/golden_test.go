@@ -125,6 +125,8 @@ func goldenInput(t *testing.T, ar *txtar.Archive) (Options, []byte) {
 			opt.Lenient = true
 		case "encoded":
 			opt.Encoded = true
+		case "docker":
+			opt.DockerCommands = true
 		case "registry":
 			opt.Run.Registry = value
 		case "secret":

@@ -55,6 +55,9 @@ type Options struct {
 	AliasSource func(src string) ([]byte, error)
 	// ImageAliases maps the image aliases to references. Nil means DefaultImageAliases.
 	ImageAliases map[string]string
+	// DockerCommands has cmd steps that are docker commands understood as what they do, for those who execute
+	// the task. They stay as they are written otherwise.
+	DockerCommands bool
 	// Encoded says that the task came without a source context, so aliases are on in any version.
 	Encoded bool
 	// Lenient makes warnings of mistakes that say what a run would do but that no run could do, such as an

@@ -169,7 +169,7 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 		set = append(set, k+"="+v)
 	}
 	t, warnings, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
-		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Secrets: opt.Vault, Encoded: spec.Context == ""})
+		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Secrets: opt.Vault, Encoded: spec.Context == "", DockerCommands: true})
 	if err != nil {
 		return nil, warnings, err
 	}

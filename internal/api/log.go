@@ -18,7 +18,7 @@ import (
 
 const (
 	recordWithin = 10 * time.Second // how long a follower waits for the record of a run just decided
-	logWithin    = 5 * time.Second  // how long a follower waits for the rest of an ended run's log
+	logWithin    = 5 * time.Second  // how long a follower waits for more of an ended run's log
 	keepAlive    = 15 * time.Second
 )
 
@@ -117,6 +117,9 @@ func (s *Server) follow(ctx context.Context, st *stream, r run.Run, after uint64
 		case m := <-logs:
 			after = m.seq
 			err = st.log(m.seq, m.data)
+			if patience != nil { // a follower may be behind by much: only silence ends it
+				patience = time.After(logWithin)
+			}
 		case r = <-states:
 			if r.State.Final() {
 				patience = time.After(logWithin)

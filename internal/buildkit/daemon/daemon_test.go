@@ -217,7 +217,8 @@ func testRunNetwork(t *testing.T, addr string) {
 		if err != nil {
 			t.Fatalf("web from a step of the run: %v: %s", err, out)
 		}
-		addr := strings.TrimSpace(out)
+		words := strings.Fields(out) // what went wrong before comes first
+		addr := words[len(words)-1]
 		check := "busybox grep web /etc/hosts; busybox nc -w 1 " + addr + " 8080 </dev/null && echo connected; true"
 		if out, err := run(ctx, stranger, "sh", "-c", check); err != nil || strings.Contains(out, "web") || strings.Contains(out, "connected") {
 			t.Errorf("web from another run: %q, %v, want it to be unknown and out of reach", out, err)

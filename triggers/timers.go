@@ -176,7 +176,13 @@ func (d *Decider) setTimer(ctx context.Context, e *entry, timer task.Timer) erro
 	if next.IsZero() {
 		return d.Clock.Clear(ctx, e.task.UID, track.Key())
 	}
-	return d.Clock.Set(ctx, event.Alarm{TaskUID: e.task.UID, Track: track.Key(), Timer: timer.Name, At: next})
+	if err := d.Clock.Set(ctx, event.Alarm{TaskUID: e.task.UID, Track: track.Key(), Timer: timer.Name, At: next}); err != nil {
+		return err
+	}
+	if d.cat.task(e.task.UID) == nil { // deleted meanwhile: its alarms were taken back before this one was set
+		return d.Clock.Clear(ctx, e.task.UID, track.Key())
+	}
+	return nil
 }
 
 // clearTimers takes back the alarms of timers that the task had and has no more.

@@ -223,7 +223,7 @@ func (d *Decider) receive(ctx context.Context, hands *sync.WaitGroup, m bus.Mess
 		return
 	}
 	hands.Go(func() {
-		stop := keep(m)
+		stop := m.Keep(ackWait)
 		seq, err := m.Sequence()
 		if err == nil {
 			err = d.handle(ctx, ev, seq, nil, false)
@@ -231,25 +231,6 @@ func (d *Decider) receive(ctx context.Context, hands *sync.WaitGroup, m bus.Mess
 		stop()
 		m.Settle(err)
 	})
-}
-
-// keep says again and again that a message is being worked on, until stop is called.
-func keep(m bus.Message) (stop func()) {
-	end := make(chan struct{})
-	var done sync.WaitGroup
-	done.Go(func() {
-		t := time.NewTicker(ackWait / 3)
-		defer t.Stop()
-		for {
-			select {
-			case <-end:
-				return
-			case <-t.C:
-				m.Working()
-			}
-		}
-	})
-	return func() { close(end); done.Wait() }
 }
 
 // handle decides what an event makes due. Events of other types, and about what no task follows, make

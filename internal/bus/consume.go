@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -43,6 +44,25 @@ func (m Message) Decode(v any) error {
 // Working says that the message is still being worked on: AckWait begins anew.
 func (m Message) Working() {
 	_ = m.msg.InProgress() // losing one costs at most a redelivery
+}
+
+// Keep says so again and again, often enough for a consumer with that AckWait, until stop is called.
+func (m Message) Keep(ackWait time.Duration) (stop func()) {
+	end := make(chan struct{})
+	var done sync.WaitGroup
+	done.Go(func() {
+		t := time.NewTicker(ackWait / 3)
+		defer t.Stop()
+		for {
+			select {
+			case <-end:
+				return
+			case <-t.C:
+				m.Working()
+			}
+		}
+	})
+	return func() { close(end); done.Wait() }
 }
 
 // Settle acknowledges the message if err is nil, ends it if err wraps ErrPoison, and otherwise has it

@@ -80,31 +80,12 @@ func (c *Clock) Run(ctx context.Context, handle func(ctx context.Context, a even
 				return
 			}
 			running.Go(func() {
-				stop := hold(m)
+				stop := m.Keep(ackWait)
 				err := t.take(ctx, m.Subject(), func() error { return handle(ctx, a) })
 				stop()
 				m.Settle(err)
 			})
 		})
-}
-
-// hold says again and again that a message is being worked on, until stop is called.
-func hold(m bus.Message) (stop func()) {
-	end := make(chan struct{})
-	var done sync.WaitGroup
-	done.Go(func() {
-		t := time.NewTicker(ackWait / 3)
-		defer t.Stop()
-		for {
-			select {
-			case <-end:
-				return
-			case <-t.C:
-				m.Working()
-			}
-		}
-	})
-	return func() { close(end); done.Wait() }
 }
 
 // Turns are taken one after the other by those who name the same subject.

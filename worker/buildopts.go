@@ -237,10 +237,8 @@ func (a *attempt) secretFile(s *taskspec.Step, file string) (solve.Secret, error
 		if !ok {
 			continue
 		}
-		for _, v := range a.task.Volumes {
-			if content, ok := v.Files[name]; ok && v.Name == m.Volume {
-				return solve.Secret{Value: slices.Clone(content)}, nil
-			}
+		if content, ok := volume(a.task, m.Volume)[name]; ok {
+			return solve.Secret{Value: slices.Clone(content)}, nil
 		}
 		return solve.Secret{}, fmt.Errorf("volume %s has no file %s", m.Volume, name)
 	}
@@ -264,7 +262,7 @@ func variable(env []string, name string) (value string, ok bool) {
 // ulimit is a limit as docker writes it.
 var ulimit = regexp.MustCompile(`^[a-z]+=-?[0-9]+(:-?[0-9]+)?$`)
 
-// units are the suffixes of a size, of which docker knows b, k, m, g and their long forms.
+// size is one as docker writes it: b, k, m, g and t, and their long forms.
 var size = regexp.MustCompile(`^([0-9]+)([bkmgt]?)(i?b)?$`)
 
 // bytesOf returns a size as docker writes it, zero for an empty one.

@@ -62,11 +62,7 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 	fail := func(err error) error {
 		return &stepFailure{step, fmt.Errorf("push %s: %w", j.to, err)}
 	}
-	var opts []name.Option
-	if a.w.Insecure {
-		opts = append(opts, name.Insecure)
-	}
-	from, err := name.NewDigest(j.built.output.Ref, opts...)
+	from, err := name.NewDigest(j.built.output.Ref, a.insecurely(j.built.output.Ref)...)
 	if err != nil {
 		return fail(err)
 	}

@@ -237,15 +237,7 @@ func changedStock(ctx context.Context, l *lab) ([]result, error) { return l.stoc
 // stock compares kiln and buildctl on the same daemon; buildctl pushes to either registry.
 func (l *lab) stock(ctx context.Context, changed bool) ([]result, error) {
 	const must, aim = 1.0, 0.9
-	address, err := l.startBuildkitd(ctx)
-	if err != nil {
-		return nil, err
-	}
-	reg, err := l.startRegistry(ctx)
-	if err != nil {
-		return nil, err
-	}
-	k, err := l.startKiln(ctx, address)
+	address, reg, k, err := l.startStock(ctx)
 	if err != nil {
 		return nil, err
 	}

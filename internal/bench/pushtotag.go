@@ -24,15 +24,7 @@ const (
 // builds and pushes the same from a directory. One file changes from round to round. All use the same
 // stock daemon; the sides take turns, and their contents differ in a word.
 func pushToTag(ctx context.Context, l *lab) (results []result, err error) {
-	address, err := l.startBuildkitd(ctx)
-	if err != nil {
-		return nil, err
-	}
-	reg, err := l.startRegistry(ctx)
-	if err != nil {
-		return nil, err
-	}
-	k, err := l.startKiln(ctx, address, "--allow-source", "127.0.0.0/8")
+	address, reg, k, err := l.startStock(ctx, "--allow-source", "127.0.0.0/8")
 	if err != nil {
 		return nil, err
 	}

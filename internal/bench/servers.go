@@ -85,6 +85,18 @@ func (l *lab) startRegistry(ctx context.Context) (store, error) {
 	return s, p.await(ctx, func(ctx context.Context) error { return get(ctx, "http://"+host+"/v2/") })
 }
 
+// startStock starts a stock buildkitd, Debian's docker-registry, and kiln on that daemon, with more flags.
+func (l *lab) startStock(ctx context.Context, more ...string) (address string, reg store, k *kilnServer, err error) {
+	if address, err = l.startBuildkitd(ctx); err != nil {
+		return "", store{}, nil, err
+	}
+	if reg, err = l.startRegistry(ctx); err != nil {
+		return "", store{}, nil, err
+	}
+	k, err = l.startKiln(ctx, address, more...)
+	return address, reg, k, err
+}
+
 // freeAddress returns a loopback address that nobody listens on.
 func freeAddress(ctx context.Context) (string, error) {
 	var lc net.ListenConfig

@@ -19,15 +19,7 @@ const (
 // tests and then pushes the image, and with Debian's docker, which builds, runs and pushes. The last two
 // push to docker-registry, the second also to kiln's.
 func threeSteps(ctx context.Context, l *lab) ([]result, error) {
-	address, err := l.startBuildkitd(ctx)
-	if err != nil {
-		return nil, err
-	}
-	reg, err := l.startRegistry(ctx)
-	if err != nil {
-		return nil, err
-	}
-	k, err := l.startKiln(ctx, address)
+	address, reg, k, err := l.startStock(ctx)
 	if err != nil {
 		return nil, err
 	}

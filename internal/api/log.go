@@ -20,6 +20,8 @@ const (
 	recordWithin = 10 * time.Second // how long a follower waits for the record of a run just decided
 	logWithin    = 5 * time.Second  // how long a follower waits for more of an ended run's log
 	keepAlive    = 15 * time.Second
+	// followAfter is when a run that has not begun is watched: it begins first.
+	followAfter = 10 * time.Millisecond
 )
 
 // log streams a run's log and state as server-sent events.
@@ -95,12 +97,20 @@ func (s *Server) follow(ctx context.Context, st *stream, r run.Run, after uint64
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	logs, states, failed := make(chan logMessage, 64), make(chan run.Run, 16), make(chan error, 2)
+	begun := make(chan struct{})
+	if r.State == run.Running {
+		close(begun)
+	} else {
+		time.AfterFunc(followAfter, func() { close(begun) })
+	}
 	go func() {
+		<-begun
 		failed <- s.Bus.Tail(ctx, bus.StreamLogs, event.LogFilter(r.ID), after, true, func(seq uint64, data []byte) bool {
 			return offer(ctx, logs, logMessage{seq, data})
 		})
 	}()
 	go func() {
+		<-begun
 		failed <- s.Store.Runs.Watch(ctx, r.ID, func(e *store.Entry[run.Run]) bool {
 			return e == nil || e.Gone || offer(ctx, states, e.Value)
 		})

@@ -3,6 +3,8 @@ package buildkit
 import (
 	"io"
 	"strings"
+	"sync"
+	"time"
 
 	"kiln/internal/dockerfile"
 	"kiln/internal/solve"
@@ -10,12 +12,19 @@ import (
 
 const maxDockerfile = 1 << 20 // bytes of one whose base image is looked for
 
-// findBase begins to look for the reference of the image that b's result is based on, in its Dockerfile.
-// What it returns waits for that; it is empty if there is none, or if it is not known.
+// findBaseAfter is when the base image is looked for: the daemon gets its solve first.
+const findBaseAfter = 5 * time.Millisecond
+
+// findBase looks soon for the reference of the image that b's result is based on, in its Dockerfile.
+// What it returns has to be called: it waits for that. The reference is empty if there is none, or if it is
+// not known.
 func (in *inputs) findBase(b solve.Build) (wait func() string) {
-	found := make(chan string, 1)
-	go func() { found <- in.baseOf(b) }()
-	return func() string { return <-found }
+	find := sync.OnceValue(func() string { return in.baseOf(b) })
+	soon := time.AfterFunc(findBaseAfter, func() { find() })
+	return func() string {
+		soon.Stop()
+		return find()
+	}
 }
 
 // baseOf reads the Dockerfile. What is wrong with it the build says better.

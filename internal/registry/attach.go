@@ -11,8 +11,8 @@ import (
 
 const (
 	maxAttachment = 256 << 10 // bytes of an attachment's content
-	// maxAttached is how many attachments of one type by runs an image keeps; the oldest go first. A run that
-	// makes the same image again attaches again.
+	// maxAttached is how many attachments of one type by runs an image keeps at least; from twice as many the
+	// oldest go. A run that makes the same image again attaches again.
 	maxAttached = 16
 	// runAnnotation names, in the manifest of an attachment, the run that has made it.
 	runAnnotation = "dev.kiln.run"
@@ -147,7 +147,7 @@ func (t *tx) attach(run string, a Attachment) (string, error) {
 	if err := t.exec(`INSERT INTO manifest_blob (manifest, blob) VALUES (?, ?), (?, ?) ON CONFLICT DO NOTHING`, m, config, m, content); err != nil {
 		return "", err
 	}
-	if others < maxAttached {
+	if others < 2*maxAttached {
 		return dgst, nil
 	}
 	return dgst, t.dropAttached(repo, a)

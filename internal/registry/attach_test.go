@@ -112,7 +112,7 @@ func TestOldAttachmentsGo(t *testing.T) {
 	raise(t, r.Store, 1)
 	foreign := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"artifactType":"sig","config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],"subject":{"mediaType":%q,"digest":%q,"size":1}}`,
 		ociManifest, digest.FromString("{}"), ociManifest, d)
-	for i := range 20 {
+	for i := range 33 {
 		if _, err := r.Store.Publish(t.Context(), attaching(1, "v1", d, fmt.Sprint("run ", i))); err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestOldAttachmentsGo(t *testing.T) {
 		}
 	}
 	_, contents := attached(t, r, "team/app", d)
-	if len(contents) != 16 || contents[0] != "run 4" || contents[15] != "run 19" {
+	if len(contents) != 16 || contents[0] != "run 17" || contents[15] != "run 32" {
 		t.Errorf("attached are %q, want the newest 16", contents)
 	}
 	if _, b := want(t, r, http.StatusOK, "GET", "/v2/team/app/referrers/"+d+"?artifactType=sig", nil); !strings.Contains(string(b), digest.FromBytes(foreign).String()) {

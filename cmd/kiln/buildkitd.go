@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -19,7 +20,10 @@ func newBuildkitdCommand(c *cli) *cobra.Command {
 		Args:   noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewJSONHandler(c.Err, &slog.HandlerOptions{Level: slog.LevelWarn}))
-			return daemon.Child(cmd.Context(), c.In, log)
+			ctx, stop := context.WithCancel(cmd.Context())
+			defer stop()
+			go giveBack(ctx)
+			return daemon.Child(ctx, c.In, log)
 		},
 	}
 }

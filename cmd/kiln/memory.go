@@ -21,16 +21,23 @@ const (
 	trimEvery  = 5 * time.Second // how often it is looked whether the process is at rest
 	restAllocs = 4 << 20         // bytes allocated between two looks by a process that is
 	trimAllocs = 16 << 20        // bytes allocated since memory was given back that make it worthwhile again
+	trimAgain  = 3 * time.Minute // after which it is given back once more: the event store's caches are gone then
 )
 
-// trimMemory keeps garbage within bounds, and gives memory that is not used back to the system whenever the
-// process has come to rest, until ctx is done. What a start or a burst of work has needed would be kept for
-// long otherwise.
+// trimMemory keeps garbage within bounds, and gives memory that is not used back to the system, until ctx is
+// done.
 func trimMemory(ctx context.Context) {
 	boundGarbage(ctx, 0)
+	giveBack(ctx)
+}
+
+// giveBack gives memory that is not used back to the system whenever the process has come to rest, until ctx
+// is done. What a start or a burst of work has needed would be kept for long otherwise.
+func giveBack(ctx context.Context) {
 	t := time.NewTicker(trimEvery)
 	defer t.Stop()
 	var before, trimmed uint64
+	var again time.Time // zero if it was
 	for {
 		select {
 		case <-ctx.Done():
@@ -38,9 +45,14 @@ func trimMemory(ctx context.Context) {
 		case <-t.C:
 		}
 		now := read("/gc/heap/allocs:bytes")
-		if now-before < restAllocs && now-trimmed > trimAllocs {
+		worthwhile := trimmed == 0 || now-trimmed > trimAllocs
+		if now-before < restAllocs && (worthwhile || !again.IsZero() && time.Now().After(again)) {
+			if again = (time.Time{}); worthwhile {
+				again = time.Now().Add(trimAgain)
+			}
 			debug.FreeOSMemory() // what pools hold outlives the first collection
 			debug.FreeOSMemory()
+			dropProgram()
 			now = read("/gc/heap/allocs:bytes")
 			trimmed = now
 		}

@@ -95,6 +95,11 @@ type Consumer struct {
 	Expire  time.Duration // the consumer goes after this long unused; 0 means never
 }
 
+// pullAhead is how many messages are asked for at a time, of which the server sends no more than may be
+// unsettled. nats.go asks again when half of them have come; it forgets to, until a heartbeat is missed, if
+// all have been handled before it has noted that its request is sent, as happens when it asks for one.
+const pullAhead = 256
+
 // Consume delivers messages to handle until ctx is done, and returns nil then. Handle is called from
 // one goroutine, in order, and owns the message: it settles it, now or later.
 func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) error {
@@ -110,7 +115,7 @@ func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) err
 		return fmt.Errorf("consumer %s of %s: %w", c.Name, c.Stream, err)
 	}
 	cc, err := cons.Consume(func(m jetstream.Msg) { handle(Message{msg: m, bus: b}) },
-		jetstream.PullMaxMessages(orDefault(c.Pending, 256)),
+		jetstream.PullMaxMessages(max(c.Pending, pullAhead)),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
 			if ctx.Err() == nil && !transient(err) {
 				b.log.Warn("consumer reports", "consumer", c.Name, "err", err)

@@ -245,3 +245,32 @@ func TestTailFollowsFromASequence(t *testing.T) {
 		t.Errorf("end of its context: %v", err)
 	}
 }
+
+func TestOneAtATimeNeverStalls(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	creator, err := b.Creator()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer creator.Close()
+	sent := make([]bus.Pending, 2000)
+	for i := range sent {
+		if sent[i], err = creator.Begin(fmt.Sprint("kiln.report.r", i), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range sent {
+		if _, err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := make(chan struct{}, len(sent))
+	consume(t, b, bus.Consumer{Stream: bus.StreamReports, Name: "test", Filter: "kiln.report.*", Pending: 1}, func(m bus.Message) {
+		m.Settle(nil)
+		got <- struct{}{}
+	})
+	for range sent {
+		receive(t, got)
+	}
+}

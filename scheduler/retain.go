@@ -10,10 +10,12 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/store"
+	"kiln/internal/task"
 )
 
 // A Retention removes the runs that have ended long ago: their records, and what is left of their logs. It
-// removes no run that has not ended, and no decision: what a task has acted on stays known.
+// removes no run that has not ended, and no decision about a task that exists: what a task has acted on stays
+// known. Decisions about tasks that are gone go as runs do.
 type Retention struct {
 	Bus   *bus.Bus
 	Store *store.Store
@@ -27,6 +29,7 @@ const (
 	retainEvery = time.Hour
 	retainSoon  = time.Minute // if there is more to remove than one round takes
 	retainRound = 10_000      // runs that are looked at in a row
+	forgetEvery = 24 * time.Hour
 )
 
 // Run removes runs at once and then hourly, until ctx is done. It returns nil.
@@ -34,8 +37,16 @@ func (k *Retention) Run(ctx context.Context) error {
 	if k.Keep == 0 {
 		return nil
 	}
+	var forgot time.Time
 	for {
 		pause := retainEvery
+		if time.Since(forgot) > forgetEvery {
+			if err := k.forget(ctx, time.Now().Add(-k.Keep)); err != nil && ctx.Err() == nil {
+				k.Log.Warn("decisions about tasks that are gone stay until the next round", "err", err)
+			} else {
+				forgot = time.Now()
+			}
+		}
 		removed, more, err := k.round(ctx, time.Now().UTC().Add(-k.Keep))
 		switch {
 		case ctx.Err() != nil:
@@ -108,4 +119,35 @@ func (k *Retention) remove(ctx context.Context, id string, limit time.Time) (boo
 		return false, err
 	}
 	return true, nil
+}
+
+// forget removes what was decided about tasks that are gone, if nothing was since limit.
+func (k *Retention) forget(ctx context.Context, limit time.Time) error {
+	subjects, err := k.Bus.Subjects(ctx, bus.StreamDecisions, event.DecisionFilter("*"))
+	if err != nil {
+		return err
+	}
+	gone := map[string]bool{}
+	for subject := range subjects {
+		gone[event.DecidedTask(subject)] = true
+	}
+	delete(gone, event.QuickTask) // each of these decisions ends by itself
+	// Read after the decisions: of a task of which one is there, the record is there too.
+	err = k.Store.Tasks.List(ctx, func(e store.Entry[task.Task]) bool {
+		delete(gone, e.Value.UID)
+		return ctx.Err() == nil
+	})
+	for uid := range gone {
+		if err != nil {
+			return err
+		}
+		var last time.Time
+		switch last, err = k.Bus.LastTime(ctx, bus.StreamDecisions, event.DecisionFilter(uid)); {
+		case errors.Is(err, bus.ErrNone):
+			err = nil
+		case err == nil && last.Before(limit):
+			err = k.Bus.Purge(ctx, bus.StreamDecisions, event.DecisionFilter(uid))
+		}
+	}
+	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	"kiln/internal/index"
 	"kiln/internal/run"
 	"kiln/internal/store"
+	"kiln/internal/task"
 	"kiln/scheduler"
 )
 
@@ -99,6 +101,61 @@ func TestRemovedRunIsNotAdmittedAgain(t *testing.T) {
 	s.await(t, "rnext", func(r run.Run) bool { return r.State == run.Queued })
 	if _, _, err := s.store.Runs.Get(ctx, "rgone"); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("the removed run is back: %v", err)
+	}
+}
+
+// What was decided about a task outlives it for as long as runs do, and what was decided about one that exists
+// stays.
+func TestDecisionsAboutTasksThatAreGoneGoAsRunsDo(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		keep time.Duration
+		want []string
+	}{
+		{"old", time.Nanosecond, []string{"there"}},
+		{"recent", 90 * 24 * time.Hour, []string{"gone", "there"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), bound)
+			defer cancel()
+			for _, uid := range []string{"gone", "there"} {
+				for _, track := range []string{"a", "b"} {
+					if _, err := s.bus.Publish(ctx, event.DecisionSubject(uid, track), "", event.Decision{TaskUID: uid}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if _, err := s.store.Tasks.Put(ctx, store.TaskKey("there"), task.Task{Name: "there", UID: "there"}); err != nil {
+				t.Fatal(err)
+			}
+			old := time.Now().UTC().Add(-100 * 24 * time.Hour)
+			if _, err := s.store.Runs.Put(ctx, "rold", run.Run{ID: "rold", State: run.Failed, Created: old, Finished: old}); err != nil {
+				t.Fatal(err)
+			}
+			x := s.retain(t, c.keep)
+			for left := 1; left > 0; { // what is past retention is removed after the decisions
+				runs, err := x.List(ctx, index.Query{Limit: 10})
+				if err != nil {
+					t.Fatal(err)
+				}
+				left = len(runs)
+			}
+			subjects, err := s.bus.Subjects(ctx, bus.StreamDecisions, event.DecisionFilter("*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var kept []string
+			for _, uid := range c.want {
+				kept = append(kept, event.DecisionSubject(uid, "a"), event.DecisionSubject(uid, "b"))
+			}
+			slices.Sort(kept)
+			if got := slices.Sorted(maps.Keys(subjects)); !slices.Equal(got, kept) {
+				t.Errorf("decisions %q, want %q", got, kept)
+			}
+		})
 	}
 }
 

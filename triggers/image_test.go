@@ -2,6 +2,7 @@ package triggers_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -191,6 +192,9 @@ func TestRequestOfATask(t *testing.T) {
 	d := ask("k2", event.TaskAsk{Commit: old, Args: map[string]string{"A": "b"}})
 	if d.Run == nil || d.Run.Cause.Commit != old || d.Run.Spec.Pins[canonical(t, r.base())] != digest || fmt.Sprint(d.Run.Spec.Build.BuildArgs) != "[A=b]" {
 		t.Errorf("decision %+v, want a run of %s", d.Run, old)
+	}
+	if d := ask("k3a", event.TaskAsk{Commit: old[:8]}); d.Made.Kind != decide.Blocked || !strings.Contains(d.Made.Reason, "give all 40 digits") {
+		t.Errorf("an abbreviated commit: %+v", d.Made)
 	}
 	if d := ask("k3", event.TaskAsk{Commit: "nowhere"}); d.Made.Kind != decide.Blocked || d.Run != nil {
 		t.Errorf("decision %+v, want none to run", d.Made)

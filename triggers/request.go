@@ -191,6 +191,8 @@ func (d *Decider) resolve(ctx context.Context, e *entry, ref, seen string) (comm
 	switch {
 	case err == nil && head.Commit != "":
 		return head.Commit, head.Ref, nil
+	case err == nil && isAbbreviated(ref):
+		return "", "", fmt.Errorf("%s has no ref %q; if that is an abbreviated commit, give all 40 digits: a git server looks up no shorter ones", e.context.URL, ref)
 	case err == nil:
 		return "", "", fmt.Errorf("%s has no ref %q", e.context.URL, ref)
 	case seen != "":

@@ -139,6 +139,11 @@ func isCommit(ref string) bool {
 	return len(ref) == 40 && strings.Trim(ref, "0123456789abcdef") == ""
 }
 
+// isAbbreviated reports whether a ref looks like the beginning of a commit's hash.
+func isAbbreviated(ref string) bool {
+	return len(ref) >= 4 && len(ref) < 40 && strings.Trim(ref, "0123456789abcdef") == ""
+}
+
 // pusher returns the UID of the task whose run pushed an image with a digest, empty if none is known to have.
 func (s *sight) pusher(ctx context.Context, name graph.Name, digest string) (string, error) {
 	image, err := once(&s.mu, &s.images, name, func() (event.TrackedImage, error) {

@@ -230,6 +230,35 @@ func (b *Bus) Last(ctx context.Context, stream, subject string, v any) (uint64, 
 	return m.Sequence, json.Unmarshal(m.Data, v)
 }
 
+// LastTime returns when the last message of the subjects that match filter was stored, or ErrNone.
+func (b *Bus) LastTime(ctx context.Context, stream, filter string) (time.Time, error) {
+	s, err := b.stream(ctx, stream)
+	if err != nil {
+		return time.Time{}, err
+	}
+	m, err := s.GetLastMsgForSubject(ctx, filter)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return time.Time{}, ErrNone
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	return m.Time, nil
+}
+
+// Subjects returns the subjects of a stream that match filter, each with its number of messages.
+func (b *Bus) Subjects(ctx context.Context, stream, filter string) (map[string]uint64, error) {
+	s, err := b.stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	i, err := s.Info(ctx, jetstream.WithSubjectFilter(filter))
+	if err != nil {
+		return nil, fmt.Errorf("subjects of %s: %w", stream, err)
+	}
+	return i.State.Subjects, nil
+}
+
 // At returns the message with a stream sequence decoded into v, or ErrNone if there is none any more.
 func (b *Bus) At(ctx context.Context, stream string, seq uint64, v any) error {
 	s, err := b.stream(ctx, stream)

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strconv"
+	"strings"
 )
 
 // Subject roots. Every token after the root is an ID or a hash, never a user's text.
@@ -68,6 +69,12 @@ func DecisionSubject(taskUID, track string) string {
 
 // DecisionFilter matches every decision about a task.
 func DecisionFilter(taskUID string) string { return "kiln.decision." + taskUID + ".*" }
+
+// DecidedTask is the UID of the task that a decision's subject is about.
+func DecidedTask(subject string) string {
+	uid, _, _ := strings.Cut(strings.TrimPrefix(subject, "kiln.decision."), ".")
+	return uid
+}
 
 // NoteSubject is where decisions about a task are noted that change no track's state.
 func NoteSubject(taskUID string) string { return "kiln.decision." + taskUID + ".notes" }

@@ -21,7 +21,7 @@ const (
 	trimEvery  = 5 * time.Second // how often it is looked whether the process is at rest
 	restAllocs = 4 << 20         // bytes allocated between two looks by a process that is
 	trimAllocs = 16 << 20        // bytes allocated since memory was given back that make it worthwhile again
-	trimAgain  = 3 * time.Minute // after which it is given back once more: the event store's caches are gone then
+	restLong   = time.Minute     // after which everything is given back that may be
 )
 
 // trimMemory keeps garbage within bounds, and gives memory that is not used back to the system, until ctx is
@@ -32,12 +32,14 @@ func trimMemory(ctx context.Context) {
 }
 
 // giveBack gives memory that is not used back to the system whenever the process has come to rest, until ctx
-// is done. What a start or a burst of work has needed would be kept for long otherwise.
+// is done. What a start or a burst of work has needed would be kept for long otherwise. If it rests for longer,
+// the event store has let go of its caches, and the program's own pages may go.
 func giveBack(ctx context.Context) {
 	t := time.NewTicker(trimEvery)
 	defer t.Stop()
-	var before, trimmed uint64
-	var again time.Time // zero if it was
+	var before, trimmed uint64 // bytes allocated at the last look, and when memory was given back
+	var rested time.Duration
+	all := false // was given back since the process rests
 	for {
 		select {
 		case <-ctx.Done():
@@ -45,16 +47,21 @@ func giveBack(ctx context.Context) {
 		case <-t.C:
 		}
 		now := read("/gc/heap/allocs:bytes")
-		worthwhile := trimmed == 0 || now-trimmed > trimAllocs
-		if now-before < restAllocs && (worthwhile || !again.IsZero() && time.Now().After(again)) {
-			if again = (time.Time{}); worthwhile {
-				again = time.Now().Add(trimAgain)
+		if now-before >= restAllocs {
+			rested, all = 0, false
+		} else {
+			rested += trimEvery
+			long := rested >= restLong && !all
+			if long || trimmed == 0 || now-trimmed > trimAllocs {
+				debug.FreeOSMemory() // what pools hold outlives the first collection
+				debug.FreeOSMemory()
+				now = read("/gc/heap/allocs:bytes")
+				trimmed = now
 			}
-			debug.FreeOSMemory() // what pools hold outlives the first collection
-			debug.FreeOSMemory()
-			dropProgram()
-			now = read("/gc/heap/allocs:bytes")
-			trimmed = now
+			if long {
+				dropProgram()
+				all = true
+			}
 		}
 		before = now
 	}

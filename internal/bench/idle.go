@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	settle    = 10 * time.Second // after the start, and after builds
+	settle    = 80 * time.Second // after the start, and after builds: a server at rest gives memory back for a minute
 	watch     = 30 * time.Second
 	tick      = 10 * time.Millisecond // of the kernel's processor times as /proc tells them
 	someBuild = 5

@@ -38,7 +38,7 @@ var programs = []program{
 	{"build-changed-stock", "the same with one changed COPY layer", 5 * time.Minute, changedStock},
 	{"three-steps", "build, test and push of one changed layer, beside scripts of buildctl and of docker", 10 * time.Minute, threeSteps},
 	{"overhead", "what kiln adds before and after the solve of a run", 3 * time.Minute, overhead},
-	{"idle", "memory and processor time of an idle server with its build daemon", 3 * time.Minute, idle},
+	{"idle", "memory and processor time of an idle server with its build daemon", 6 * time.Minute, idle},
 	{"logs", "from a line printed in a container to a follower of its log", 5 * time.Minute, logs},
 	{"webhook", "deliveries of signed pushes to a hook, beside a handler that only checks the signature", 5 * time.Minute, intake},
 	{"push-to-tag", "a signed push webhook until the image has its tag, beside buildctl on the same stock buildkitd", 5 * time.Minute, pushToTag},

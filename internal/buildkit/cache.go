@@ -84,6 +84,9 @@ func (c *Client) PruneCache(ctx context.Context, p CachePrune) (records int, fre
 	if p.All {
 		opts = append(opts, client.PruneAll)
 	}
+	if len(p.Filters) == 0 {
+		c.seeds.forget("") // to be told by the daemon that a source is gone takes seconds
+	}
 	removed := make(chan client.UsageInfo)
 	summed := make(chan struct{})
 	go func() {

@@ -67,6 +67,7 @@ type Client struct {
 	sessions sync.WaitGroup // of solves
 
 	worker lazy[*client.WorkerInfo] // of the daemon
+	seeds  seeds
 
 	freeing sync.Mutex   // held while the disk is being freed
 	freed   atomic.Int64 // times that it was

@@ -32,6 +32,7 @@ type gateway struct {
 	images    images
 	workspace lazy[*workspace]
 	volumes   *volumeFiles
+	uploads   *uploads
 
 	stop  chan struct{} // closed to end it
 	abort context.CancelCauseFunc
@@ -46,25 +47,19 @@ func (s *runSession) openGateway(ctx context.Context) (*gateway, error) {
 		return nil, err
 	}
 	life, abort := context.WithCancelCause(context.WithoutCancel(ctx))
-	files, err := session.NewSession(life, hashed(s.sourceKey(), "workspace"))
+	files, err := session.NewSession(life, s.token)
 	if err != nil {
 		abort(err)
 		return nil, fmt.Errorf("session: %w", err)
 	}
-	if s.cfg.Source != nil {
-		source, err := rootOwned(tree{fs: s.cfg.Source})
-		if err != nil {
-			abort(err)
-			return nil, fmt.Errorf("source: %w", err)
-		}
-		files.Allow(filesync.NewFSSyncProvider(filesync.StaticDirSource{sourceMount: source}))
-	}
-	volumes := &volumeFiles{}
+	volumes, trees := &volumeFiles{}, &uploads{}
+	files.Allow(filesync.NewFSSyncProvider(trees))
 	files.Allow(&credentials{lookup: s.cfg.Credentials, redact: s.redact})
 	files.Allow(secretsprovider.NewSecretProvider(volumes))
 	g := &gateway{
 		session:   s,
 		volumes:   volumes,
+		uploads:   trees,
 		sessionID: files.ID(),
 		stop:      make(chan struct{}),
 		abort:     abort,

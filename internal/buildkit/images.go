@@ -91,7 +91,7 @@ func (g *gateway) pull(ctx context.Context, named reference.Named) (*image, erro
 	if err != nil {
 		return nil, err
 	}
-	root, err := g.evaluate(ctx, llb.Image(pinned.String()), platform)
+	root, err := g.evaluate(ctx, llb.Image(pinned.String()))
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,11 @@ func (g *gateway) pull(ctx context.Context, named reference.Named) (*image, erro
 }
 
 // evaluate solves state and returns what it is.
-func (g *gateway) evaluate(ctx context.Context, state llb.State, platform ocispecs.Platform) (gwclient.Reference, error) {
+func (g *gateway) evaluate(ctx context.Context, state llb.State) (gwclient.Reference, error) {
+	platform, err := g.session.client.platform(ctx)
+	if err != nil {
+		return nil, err
+	}
 	def, err := state.Marshal(ctx, llb.Platform(platform))
 	if err != nil {
 		return nil, err

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/moby/buildkit/client/llb"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/solver/pb"
 	"github.com/moby/buildkit/util/grpcerrors"
@@ -27,15 +26,14 @@ const (
 )
 
 const (
-	sourceMount = "source"
 	// readChunk is how much of a file one call reads; a message of the gateway holds 16 MiB.
 	readChunk = 4 << 20
 	// releaseTimeout bounds the removal of a container.
 	releaseTimeout = 30 * time.Second
 )
 
-// A workspace is what a session's containers share. It is a writable layer over the source tree, so
-// that it costs no copy, and is held by a container that is never started: the daemon would remove
+// A workspace is what a session's containers share. It is a writable layer over the source tree (see
+// seeds), so that it costs no copy, and is held by a container that is never started: the daemon would remove
 // it between two steps when it frees disk.
 type workspace struct {
 	mounts []gwclient.Mount
@@ -63,23 +61,6 @@ func (g *gateway) createWorkspace(ctx context.Context) (_ *workspace, err error)
 		return nil, err
 	}
 	return w, nil
-}
-
-// seed returns the source tree as the daemon has it.
-//
-// It is a copy of the upload and not the upload itself: the daemon keeps the copy by content, so
-// that runs on an unchanged source share one, and keeps the upload for the next run's differences,
-// which it cannot when a layer lies over it.
-func (g *gateway) seed(ctx context.Context) (gwclient.Reference, error) {
-	if g.session.cfg.Source == nil {
-		return nil, nil
-	}
-	platform, err := g.session.client.platform(ctx)
-	if err != nil {
-		return nil, err
-	}
-	upload := llb.Local(sourceMount, llb.SessionID(g.sessionID), llb.SharedKeyHint(sourceMount))
-	return g.evaluate(ctx, llb.Scratch().File(llb.Copy(upload, "/", "/", &llb.CopyInfo{CopyDirContentsOnly: true})), platform)
 }
 
 // The names of a session's directories on the daemon begin so.

@@ -50,7 +50,6 @@ type outcome struct {
 func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as event.Assignment) {
 	log := w.Log.With("run", as.Run.ID, "attempt", as.Run.Attempt)
 	stopLease := w.keepLease(ctx, as, cancel)
-	defer stopLease()
 	if as.Run.Spec.Timeout > 0 {
 		t := time.AfterFunc(as.Run.Spec.Timeout-elapsed(as.Run), func() { cancel(errTimeLimit) })
 		defer t.Stop()
@@ -60,6 +59,8 @@ func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as
 	out := a.outcome(ctx, a.work(ctx, as))
 	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)
 	a.finish(context.WithoutCancel(ctx), out)
+	stopLease()
+	a.closeSession(ctx)
 }
 
 // elapsed is the time a run has used up in earlier attempts.
@@ -70,7 +71,7 @@ func elapsed(r run.Run) time.Duration {
 	return time.Since(r.Started)
 }
 
-// work prepares and executes the steps. What it opens it closes.
+// work prepares and executes the steps. It leaves the session open.
 func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	var err error
 	if a.token, err = a.w.token.open(a.w.Identity, as.Token); err != nil {
@@ -102,13 +103,20 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	a.config, a.identity = a.sessionConfig(src), identityOf(src)
 	a.session = a.w.Solver.Open(a.config)
 	err = a.guarded(ctx, src)
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
-	defer cancel()
-	if cerr := a.session.Close(cctx); cerr != nil {
-		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "err", cerr)
-	}
 	a.warnings(src)
 	return err
+}
+
+// closeSession removes what the steps have left. Nobody waits for it: no step runs any more.
+func (a *attempt) closeSession(ctx context.Context) {
+	if a.session == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	if err := a.session.Close(ctx); err != nil {
+		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "err", err)
+	}
 }
 
 // guarded runs the steps until they end or the source cannot be read.

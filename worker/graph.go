@@ -30,6 +30,7 @@ func (a *attempt) runGraph(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer a.services.watch(ctx, cancel)()
+	a.prepare(ctx)
 	waits, children := edges(a.task)
 	done := make(chan result)
 	running := 0
@@ -63,6 +64,14 @@ func (a *attempt) runGraph(ctx context.Context) error {
 		}
 	}
 	return a.services.end(ctx, first)
+}
+
+// prepare has the workspace made ready while the steps are executed that come before the first one that
+// works in it.
+func (a *attempt) prepare(ctx context.Context) {
+	if slices.ContainsFunc(a.task.Steps, func(s *taskspec.Step) bool { return s.Kind == taskspec.KindCmd && s.Cmd.Docker == nil }) {
+		a.session.Prepare(ctx)
+	}
 }
 
 type result struct {

@@ -390,3 +390,18 @@ func TestDelayedStepIsCanceledWithItsSiblings(t *testing.T) {
 		}
 	})
 }
+
+func TestTheWorkspaceIsPreparedForThoseWhoUseIt(t *testing.T) {
+	for steps, want := range map[string]int{
+		"- build: -t a .\n- cmd: img\n- cmd: img2\n": 1,
+		"- build: -t a .\n- push: [a]\n":             0,
+		"- cmd: docker version\n":                    0,
+	} {
+		s := &script{}
+		a := detached(t, fileRun("version: v1.1.0\nsteps:\n"+steps), s)
+		a.prepare(t.Context())
+		if s.prepared != want {
+			t.Errorf("%q: prepared %d times, want %d", steps, s.prepared, want)
+		}
+	}
+}

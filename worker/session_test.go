@@ -19,12 +19,13 @@ type script struct {
 	run   func(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error)
 	build func(ctx context.Context, b solve.Build, log solve.LogFunc) (solve.Built, error)
 
-	mu     sync.Mutex
-	cfg    solve.SessionConfig
-	asked  []string // steps, in order
-	runs   []solve.Container
-	builds []solve.Build
-	closed int
+	mu       sync.Mutex
+	cfg      solve.SessionConfig
+	asked    []string // steps, in order
+	runs     []solve.Container
+	builds   []solve.Build
+	closed   int
+	prepared int
 }
 
 func (s *script) Open(cfg solve.SessionConfig) solve.Session {
@@ -32,6 +33,12 @@ func (s *script) Open(cfg solve.SessionConfig) solve.Session {
 	defer s.mu.Unlock()
 	s.cfg = cfg
 	return s
+}
+
+func (s *script) Prepare(context.Context) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prepared++
 }
 
 func (s *script) Run(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error) {

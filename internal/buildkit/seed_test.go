@@ -61,7 +61,7 @@ func testSeeds(t *testing.T, e *env) {
 		t.Fatal(err)
 	}
 	show := describe
-	for _, c := range []struct {
+	for i, c := range []struct {
 		name, script string
 		opened       int64
 	}{
@@ -83,6 +83,9 @@ func testSeeds(t *testing.T, e *env) {
 		}
 		src := counted{tree, &atomic.Int64{}}
 		s := e.open(t, solve.SessionConfig{Source: src, SourceKey: "seeds"})
+		if i%2 == 0 {
+			s.Prepare(t.Context())
+		}
 		code, j := runStep(t, s, e.shell("cd /workspace; "+show+"; rm -r d1; echo mine > d2/sub/f100"))
 		if code != 0 {
 			t.Fatal(c.name, j.all())
@@ -96,5 +99,13 @@ func testSeeds(t *testing.T, e *env) {
 		if err := s.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+	}
+	s := e.open(t, solve.SessionConfig{Source: tree, SourceKey: "seeds"})
+	s.Prepare(t.Context())
+	if err := s.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if left := e.cacheMounts(t); len(left) > 0 {
+		t.Errorf("left of a session that was closed while it was prepared: %q", left)
 	}
 }

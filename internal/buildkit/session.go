@@ -58,6 +58,20 @@ func (s *runSession) begin(ctx context.Context) (context.Context, func(), error)
 	}, nil
 }
 
+// Prepare opens the gateway and makes the workspace.
+func (s *runSession) Prepare(ctx context.Context) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return
+	}
+	go func() {
+		defer end()
+		if g, err := s.gateway.get(ctx, s.openGateway); err == nil {
+			_, _ = g.workspace.get(ctx, g.createWorkspace) // a failure is not kept, Run tries again
+		}
+	}()
+}
+
 // Close cancels what is still executing, removes the containers and the workspace, and waits.
 func (s *runSession) Close(ctx context.Context) error {
 	s.mu.Lock()

@@ -28,6 +28,9 @@ type Solver interface {
 // A step that fails by itself returns a *StepError; any other error is the engine's (the daemon
 // went away, its disk is full) and makes the attempt, not the step, fail.
 type Session interface {
+	// Prepare begins to make ready what every Run needs, the workspace above all, and returns at once. It
+	// may be called while steps that need nothing of it are executed. What goes wrong the next Run meets.
+	Prepare(ctx context.Context)
 	// Build executes a build step and stages the image by digest. It blocks until the image is
 	// staged or ctx ends. Everything the build says goes to log, in order.
 	Build(ctx context.Context, b Build, log LogFunc) (Built, error)

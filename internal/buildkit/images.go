@@ -11,6 +11,7 @@ import (
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/solve"
 )
@@ -70,6 +71,7 @@ func (g *gateway) image(ctx context.Context, ref string, again bool) (*image, er
 	})
 }
 
+// pull resolves a reference and fetches what it stands for, at once if that is given by its digest.
 func (g *gateway) pull(ctx context.Context, named reference.Named) (*image, error) {
 	ctx, cancel := g.while(ctx)
 	defer cancel()
@@ -77,25 +79,38 @@ func (g *gateway) pull(ctx context.Context, named reference.Named) (*image, erro
 	if err != nil {
 		return nil, err
 	}
-	_, digest, config, err := g.ResolveImageConfig(ctx, named.String(), sourceresolver.Opt{
-		ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &platform},
+	img, resolved := &image{}, named
+	fetch := func(ctx context.Context) (err error) {
+		img.rootfs, err = g.evaluate(ctx, llb.Image(resolved.String()))
+		return err
+	}
+	work, wctx := errgroup.WithContext(ctx)
+	_, pinned := named.(reference.Digested)
+	if pinned { // as what the run itself has built
+		work.Go(func() error { return fetch(wctx) })
+	}
+	work.Go(func() error {
+		_, digest, config, err := g.ResolveImageConfig(wctx, named.String(), sourceresolver.Opt{
+			ImageOpt: &sourceresolver.ResolveImageOpt{Platform: &platform},
+		})
+		if err != nil {
+			return err
+		}
+		var parsed ocispecs.Image
+		if err := json.Unmarshal(config, &parsed); err != nil {
+			return fmt.Errorf("config: %w", err)
+		}
+		img.config = parsed.Config
+		if pinned {
+			return nil
+		}
+		resolved, err = reference.WithDigest(named, digest)
+		return err
 	})
-	if err != nil {
-		return nil, err
+	if err := work.Wait(); err != nil || pinned {
+		return img, err
 	}
-	var parsed ocispecs.Image
-	if err := json.Unmarshal(config, &parsed); err != nil {
-		return nil, fmt.Errorf("config: %w", err)
-	}
-	pinned, err := reference.WithDigest(named, digest)
-	if err != nil {
-		return nil, err
-	}
-	root, err := g.evaluate(ctx, llb.Image(pinned.String()))
-	if err != nil {
-		return nil, err
-	}
-	return &image{rootfs: root, config: parsed.Config}, nil
+	return img, fetch(ctx)
 }
 
 // evaluate solves state and returns what it is.

@@ -39,6 +39,7 @@ var programs = []program{
 	{"three-steps", "build, test and push of one changed layer, beside scripts of buildctl and of docker", 10 * time.Minute, threeSteps},
 	{"workspace", "an uploaded source of 50,000 files until a cmd step that works on it has started", 10 * time.Minute, workspaceUploaded},
 	{"workspace-git", "the same for a commit of a git repository", 10 * time.Minute, workspaceGit},
+	{"cmd-step", "a cmd step that does nothing, beside a container of BuildKit's own client", 3 * time.Minute, cmdStep},
 	{"overhead", "what kiln adds before and after the solve of a run", 3 * time.Minute, overhead},
 	{"idle", "memory and processor time of an idle server with its build daemon", 6 * time.Minute, idle},
 	{"logs", "from a line printed in a container to a follower of its log", 5 * time.Minute, logs},

@@ -43,7 +43,7 @@ func (w *Worker) publishPatiently(ctx context.Context, p registry.Publication) (
 }
 
 // refusals are the registry's answers that repeating a publication cannot change.
-var refusals = []error{registry.ErrFenced, registry.ErrTagExists, registry.ErrTagProtected, registry.ErrManifestUnknown,
+var refusals = []error{registry.ErrFenced, registry.ErrTagExists, registry.ErrTagProtected, registry.ErrLocked, registry.ErrManifestUnknown,
 	registry.ErrRepositoryUnknown, registry.ErrReferenceMissing, registry.ErrInvalid, registry.ErrDigestInvalid,
 	registry.ErrDenied, registry.ErrUnauthenticated}
 

@@ -130,7 +130,7 @@ func (a *attempt) publish(ctx context.Context, step string, pub registry.Publica
 		return nil
 	}
 	published, err := a.w.publishPatiently(ctx, pub)
-	if errors.Is(err, registry.ErrTagExists) || errors.Is(err, registry.ErrTagProtected) {
+	if errors.Is(err, registry.ErrTagExists) || errors.Is(err, registry.ErrTagProtected) || errors.Is(err, registry.ErrLocked) {
 		return &stepFailure{step, err}
 	}
 	if err != nil {

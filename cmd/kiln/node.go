@@ -306,7 +306,7 @@ func (n *node) handler() http.Handler {
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
 		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
-		Cache: n.builder.cache, PruneCache: n.builder.pruneCache,
+		Cache: n.builder.cache, PruneCache: n.builder.pruneCache, Registry: n.registry,
 	}).Handler())
 	mux.Handle(webhook.Prefix, n.delivery)
 	mux.HandleFunc("GET "+runPath+"{run}", n.showRun)

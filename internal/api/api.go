@@ -19,6 +19,7 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/index"
+	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/store"
 	"kiln/taskspec"
@@ -59,6 +60,8 @@ type Server struct {
 	// removes some of it.
 	Cache      func(ctx context.Context, filters []string) (apiclient.Cache, error)
 	PruneCache func(ctx context.Context, p apiclient.CachePrune) (apiclient.CachePruned, error)
+	// Registry is what images are kept in.
+	Registry *registry.Store
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger
@@ -90,6 +93,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc(apiclient.PathContexts, s.guard(s.Contexts.ServeHTTP))
 	s.routeHooks(mux)
 	s.routeTargets(mux)
+	s.routeImages(mux)
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
 			Message: fmt.Sprintf("no route %s %s", r.Method, r.URL.Path)})
@@ -154,6 +158,9 @@ func (s *Server) wireError(err error) *apiclient.Error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return &apiclient.Error{Status: http.StatusServiceUnavailable, Code: apiclient.CodeUnavailable,
 			Message: "the server did not decide in time; the request is stored and will be", Remedy: "look for the run with `kiln runs`"}
+	}
+	if e := imageError(err); e != nil {
+		return e
 	}
 	return &apiclient.Error{Status: http.StatusInternalServerError, Code: apiclient.CodeInternal,
 		Message: "internal error", Remedy: "look into the server's log"}

@@ -26,6 +26,15 @@ var rules = []struct{ pattern, method, path string }{
 	{"GET /api/v1/status", "GET", "/api/v1/status"},
 	{"/api/v1/contexts/", "PUT", "/api/v1/contexts/x"},
 	{"/api/v1/contexts", "POST", "/api/v1/contexts"},
+	{"GET /api/v1/registry/repositories", "GET", "/api/v1/registry/repositories"},
+	{"GET /api/v1/registry/manifests", "GET", "/api/v1/registry/manifests"},
+	{"GET /api/v1/registry/referrers", "GET", "/api/v1/registry/referrers"},
+	{"GET /api/v1/registry/tags", "GET", "/api/v1/registry/tags"},
+	{"POST /api/v1/registry/delete", "POST", "/api/v1/registry/delete"},
+	{"POST /api/v1/registry/untag", "POST", "/api/v1/registry/untag"},
+	{"POST /api/v1/registry/lock", "POST", "/api/v1/registry/lock"},
+	{"POST /api/v1/registry/rollback", "POST", "/api/v1/registry/rollback"},
+	{"POST /api/v1/registry/check", "POST", "/api/v1/registry/check"},
 	{"POST /api/v1/tasks", "POST", "/api/v1/tasks"},
 	{"GET /api/v1/tasks", "GET", "/api/v1/tasks"},
 	{"GET /api/v1/tasks/{name}", "GET", "/api/v1/tasks/a"},
@@ -104,7 +113,10 @@ func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 	t.Helper()
 	paths := map[string]string{"PathRuns": apiclient.PathRuns, "PathContexts": apiclient.PathContexts, "PathStatus": apiclient.PathStatus,
 		"PathTasks": apiclient.PathTasks, "PathSecrets": apiclient.PathSecrets, "PathWhy": apiclient.PathWhy, "PathEvents": apiclient.PathEvents,
-		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets}
+		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets,
+		"PathRepositories": apiclient.PathRepositories, "PathManifests": apiclient.PathManifests, "PathReferrers": apiclient.PathReferrers,
+		"PathTags": apiclient.PathTags, "PathDelete": apiclient.PathDelete, "PathUntag": apiclient.PathUntag, "PathLock": apiclient.PathLock,
+		"PathRollback": apiclient.PathRollback, "PathCheck": apiclient.PathCheck}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
 		return text(t, e.X, constants) + text(t, e.Y, constants)

@@ -22,6 +22,8 @@ import (
 	"kiln/internal/bus"
 	"kiln/internal/index"
 	"kiln/internal/natstest"
+	"kiln/internal/registry"
+	"kiln/internal/registrytest"
 	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/store"
@@ -40,6 +42,7 @@ type site struct {
 	bus      *bus.Bus
 	store    *store.Store
 	identity secret.Identity
+	images   *registry.Store
 	admin    string // tokens
 	run      string
 }
@@ -77,6 +80,8 @@ func startWith(t *testing.T, tasks bool) *site {
 	g.Go(func() error { return decider.Run(gctx) })
 	_, err = x.Active(t.Context()) // waits until the index is read
 	check(t, err)
+	images := registrytest.Start(t)
+	s.images = images.Store
 	srv := httptest.NewServer((&api.Server{Bus: s.bus, Store: s.store, Index: x, Keys: keys, Recipient: s.identity.Recipient(), Log: log, KeepRuns: 90 * 24 * time.Hour,
 		Contexts:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }),
 		HasContext: func(_ context.Context, ref string) (bool, error) { return ref == known, nil },
@@ -94,7 +99,8 @@ func startWith(t *testing.T, tasks bool) *site {
 		PruneCache: func(_ context.Context, p apiclient.CachePrune) (apiclient.CachePruned, error) {
 			return apiclient.CachePruned{Records: len(p.Filters), Freed: p.Keep}, nil
 		},
-		Status: func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
+		Registry: images.Store,
+		Status:   func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
 	}).Handler())
 	t.Cleanup(func() {
 		srv.Close()

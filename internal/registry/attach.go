@@ -158,7 +158,7 @@ func (t *tx) keepBlob(repo int64, content []byte) (int64, error) {
 	d := digest.FromBytes(content)
 	var blob int64
 	var linked bool
-	found, err := t.row(`SELECT id, EXISTS (SELECT 1 FROM repo_blob WHERE repo = ? AND blob = b.id) FROM blob b WHERE digest = ? AND state = 0`,
+	found, err := t.row(`SELECT id, EXISTS (SELECT 1 FROM repo_blob WHERE repo = ? AND blob = b.id) FROM blob b WHERE digest = ?`,
 		[]any{repo, d.String()}, &blob, &linked)
 	if err != nil || linked {
 		return blob, err // its manifest will keep it
@@ -174,7 +174,7 @@ func (t *tx) keepBlob(repo int64, content []byte) (int64, error) {
 // dropAttached deletes the oldest of a subject's attachments by runs, those that are too many.
 func (t *tx) dropAttached(repo int64, a Attachment) error {
 	old, err := t.strings(`SELECT digest FROM manifest WHERE repo = ? AND subject = ? AND artifact_type = ?
-		AND json_extract(annotations, ?) IS NOT NULL ORDER BY id DESC LIMIT -1 OFFSET ?`,
+		AND held = 0 AND json_extract(annotations, ?) IS NOT NULL ORDER BY id DESC LIMIT -1 OFFSET ?`,
 		repo, a.Subject, a.Type, `$."`+runAnnotation+`"`, maxAttached)
 	if err != nil {
 		return err

@@ -12,37 +12,46 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// leaseRenewal is how old a blob's lease must be before looking at the blob renews it. It is a small
-// part of the age at which collection may take unreferenced blobs, so that a client which found a
-// blob has time to push the manifest.
-const leaseRenewal = 6 * time.Hour
+// renewal is how old a lease must be before looking at what it is of renews it. It is a small part of the
+// age at which collection may take what nothing refers to, so that a client which found a blob has time to
+// push the manifest.
+func (s *Store) renewal() time.Duration { return s.opt.Grace / 4 }
 
 // BlobReader opens a blob of a repository. The caller closes it.
 func (s *Store) BlobReader(ctx context.Context, repository, dgst string) (io.ReadSeekCloser, int64, error) {
-	var (
-		size int64
-		key  *string
-		data []byte
-	)
-	ok, err := s.row(ctx, `SELECT b.size, b.key, d.data FROM repository r
-		JOIN repo_blob l ON l.repo = r.id
-		JOIN blob b ON b.id = l.blob
-		LEFT JOIN blob_data d ON d.blob = b.id
-		WHERE r.name = ? AND b.digest = ? AND b.state < 2`, []any{repository, dgst}, &size, &key, &data)
-	if err != nil {
-		return nil, 0, err
+	for again := true; ; again = false {
+		var (
+			size int64
+			key  *string
+			data []byte
+			l    locks
+		)
+		ok, err := s.row(ctx, `SELECT b.size, b.key, d.data, r.locks FROM repository r
+			JOIN repo_blob l ON l.repo = r.id
+			JOIN blob b ON b.id = l.blob
+			LEFT JOIN blob_data d ON d.blob = b.id
+			WHERE r.name = ? AND b.digest = ?`, []any{repository, dgst}, &size, &key, &data, &l)
+		if err != nil {
+			return nil, 0, err
+		}
+		if !ok {
+			return nil, 0, blobUnknown(repository, dgst)
+		}
+		if err := l.locked(lockRead, repository); err != nil {
+			return nil, 0, err
+		}
+		if key == nil {
+			return memoryBlob{bytes.NewReader(data)}, size, nil
+		}
+		f, err := os.Open(s.blobPath(*key))
+		if errors.Is(err, os.ErrNotExist) && again {
+			continue // collected meanwhile, and perhaps uploaded again
+		}
+		if err != nil {
+			return nil, 0, fmt.Errorf("blob %s: %w", dgst, err)
+		}
+		return f, size, nil
 	}
-	if !ok {
-		return nil, 0, blobUnknown(repository, dgst)
-	}
-	if key == nil {
-		return memoryBlob{bytes.NewReader(data)}, size, nil
-	}
-	f, err := os.Open(s.blobPath(*key))
-	if err != nil {
-		return nil, 0, fmt.Errorf("blob %s: %w", dgst, err)
-	}
-	return f, size, nil
 }
 
 type memoryBlob struct{ *bytes.Reader }
@@ -56,20 +65,30 @@ func blobUnknown(repository, dgst string) error {
 // statBlob returns the size of a blob of a repository and renews its lease.
 func (s *Store) statBlob(ctx context.Context, repository, dgst string) (int64, error) {
 	var size, touched, repo, blob int64
-	ok, err := s.row(ctx, `SELECT b.size, l.touched, l.repo, l.blob FROM repository r
+	var l locks
+	ok, err := s.row(ctx, `SELECT b.size, l.touched, l.repo, l.blob, r.locks FROM repository r
 		JOIN repo_blob l ON l.repo = r.id
 		JOIN blob b ON b.id = l.blob
-		WHERE r.name = ? AND b.digest = ? AND b.state < 2`, []any{repository, dgst}, &size, &touched, &repo, &blob)
+		WHERE r.name = ? AND b.digest = ?`, []any{repository, dgst}, &size, &touched, &repo, &blob, &l)
 	if err != nil {
 		return 0, err
 	}
 	if !ok {
 		return 0, blobUnknown(repository, dgst)
 	}
-	if time.Since(time.UnixMilli(touched)) < leaseRenewal {
+	if err := l.locked(lockRead, repository); err != nil {
+		return 0, err
+	}
+	if time.Since(time.UnixMilli(touched)) < s.renewal() {
 		return size, nil
 	}
-	err = s.write.do(ctx, func(t *tx) error { return t.touch(repo, blob) })
+	err = s.write.do(ctx, func(t *tx) error {
+		n, err := t.change(`UPDATE repo_blob SET touched = ? WHERE repo = ? AND blob = ?`, t.millis(), repo, blob)
+		if err == nil && n == 0 {
+			return blobUnknown(repository, dgst) // collected meanwhile
+		}
+		return err
+	})
 	if errors.Is(err, ErrDiskFull) {
 		err = nil // reading goes on; whoever relies on the lease cannot write now either
 	}
@@ -102,19 +121,30 @@ func (s *Store) PutBlob(ctx context.Context, repository string, r io.Reader) (dg
 // commitBlob links the content of sp, whose digest is d, into a repository. The caller discards sp
 // afterwards, however it ends.
 func (s *Store) commitBlob(ctx context.Context, repository string, sp *spool, d digest.Digest) error {
-	known, err := s.row(ctx, `SELECT 1 FROM blob WHERE digest = ? AND state = 0`, []any{d.String()}, new(int))
+	known, err := s.row(ctx, `SELECT 1 FROM blob WHERE digest = ?`, []any{d.String()}, new(int))
 	if err != nil {
 		return err
 	}
-	kept := false
-	if sp.file != nil && !known {
+	if sp.file != nil && known {
+		if err := s.linkBlob(ctx, repository, sp, d, false); !errors.Is(err, errCollected) {
+			return err
+		}
+	}
+	if sp.file != nil {
 		if err := sp.keep(); err != nil {
 			return errors.Join(err, s.removeBlob(sp.key))
 		}
-		kept = true
 	}
+	return s.linkBlob(ctx, repository, sp, d, sp.file != nil)
+}
+
+// errCollected says that the content that was here has been collected, and this one must be kept.
+var errCollected = errors.New("blob was collected")
+
+// linkBlob links content into a repository. Unless it was kept, it must be there or be small.
+func (s *Store) linkBlob(ctx context.Context, repository string, sp *spool, d digest.Digest, kept bool) error {
 	owned := false // by a row
-	err = s.write.do(ctx, func(t *tx) error {
+	err := s.write.do(ctx, func(t *tx) error {
 		owned = false
 		repo, err := t.createRepository(repository)
 		if err != nil {
@@ -126,7 +156,7 @@ func (s *Store) commitBlob(ctx context.Context, repository string, sp *spool, d 
 		}
 		if blob == 0 {
 			if sp.file != nil && !kept {
-				return fmt.Errorf("blob %s was deleted meanwhile: push it again", d)
+				return errCollected
 			}
 			if blob, err = t.insertBlob(d, sp); err != nil {
 				return err
@@ -152,10 +182,10 @@ func (s *Store) removeBlob(key string) error {
 	return nil
 }
 
-// blobID returns the row of a live blob, 0 if there is none.
+// blobID returns the row of a blob, 0 if there is none.
 func (t *tx) blobID(dgst string) (int64, error) {
 	var id int64
-	_, err := t.row(`SELECT id FROM blob WHERE digest = ? AND state = 0`, []any{dgst}, &id)
+	_, err := t.row(`SELECT id FROM blob WHERE digest = ?`, []any{dgst}, &id)
 	return id, err
 }
 
@@ -181,13 +211,18 @@ func (t *tx) touch(repo, blob int64) error {
 		ON CONFLICT (repo, blob) DO UPDATE SET touched = excluded.touched`, repo, blob, t.millis())
 }
 
-// createRepository returns the row of a repository, which it creates if need be.
+// createRepository returns the row of a repository that is written to. It creates one if need be.
 func (t *tx) createRepository(name string) (int64, error) {
-	id, err := t.repository(name)
-	if err != nil || id != 0 {
+	var id int64
+	var l locks
+	ok, err := t.row(`SELECT id, locks FROM repository WHERE name = ?`, []any{name}, &id, &l)
+	if err == nil && ok {
+		err = l.locked(lockWrite, name)
+	}
+	if err != nil || ok {
 		return id, err
 	}
-	return t.insert(`INSERT INTO repository (name, created) VALUES (?, ?)`, name, t.millis())
+	return t.insert(`INSERT INTO repository (name, created, internal) VALUES (?, ?, ?)`, name, t.millis(), isReserved(name))
 }
 
 // repository returns the row of a repository, 0 if there is none.
@@ -206,7 +241,7 @@ func (s *Store) mountBlob(ctx context.Context, from, to, dgst string) (bool, err
 		found, err = t.row(`SELECT b.id FROM repository r
 			JOIN repo_blob l ON l.repo = r.id
 			JOIN blob b ON b.id = l.blob
-			WHERE r.name = ? AND b.digest = ? AND b.state = 0`, []any{from, dgst}, &blob)
+			WHERE r.name = ? AND b.digest = ? AND r.locks & ? = 0`, []any{from, dgst, lockRead}, &blob)
 		if err != nil || !found {
 			return err
 		}
@@ -224,7 +259,7 @@ func (s *Store) blobRepositories(ctx context.Context, dgst string, n int) ([]str
 	rows, err := s.rows(ctx, `SELECT r.name FROM blob b
 		JOIN repo_blob l ON l.blob = b.id
 		JOIN repository r ON r.id = l.repo
-		WHERE b.digest = ? AND b.state = 0 LIMIT ?`, dgst, n)
+		WHERE b.digest = ? AND r.locks & ? = 0 LIMIT ?`, dgst, lockRead, n)
 	if err != nil {
 		return nil, err
 	}
@@ -235,20 +270,22 @@ func (s *Store) blobRepositories(ctx context.Context, dgst string, n int) ([]str
 // to is refused: the manifest could not be pulled any more.
 func (s *Store) DeleteBlob(ctx context.Context, repository, dgst string) error {
 	return s.write.do(ctx, func(t *tx) error {
-		var repo, blob, used int64
-		ok, err := t.row(`SELECT r.id, b.id, EXISTS (SELECT 1 FROM manifest_blob e JOIN manifest m ON m.id = e.manifest
-				WHERE e.blob = b.id AND m.repo = r.id)
-			FROM repository r
+		var repo, blob, refs int64
+		var l locks
+		ok, err := t.row(`SELECT r.id, r.locks, b.id, l.refs FROM repository r
 			JOIN repo_blob l ON l.repo = r.id
 			JOIN blob b ON b.id = l.blob
-			WHERE r.name = ? AND b.digest = ? AND b.state < 2`, []any{repository, dgst}, &repo, &blob, &used)
+			WHERE r.name = ? AND b.digest = ?`, []any{repository, dgst}, &repo, &l, &blob, &refs)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return blobUnknown(repository, dgst)
 		}
-		if used != 0 {
+		if err := l.locked(keeps, repository); err != nil {
+			return err
+		}
+		if refs != 0 {
 			return fmt.Errorf("%w: blob %s by a manifest of %s: delete the manifest first", errReferenced, dgst, repository)
 		}
 		return t.exec(`DELETE FROM repo_blob WHERE repo = ? AND blob = ?`, repo, blob)

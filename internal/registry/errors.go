@@ -19,6 +19,8 @@ var (
 	ErrTagExists = errors.New("tag exists with another digest")
 	// ErrTagProtected refuses to move or delete a unique tag of a run.
 	ErrTagProtected = errors.New("tag is protected")
+	// ErrLocked refuses what a lock of the repository, manifest or tag is there to prevent.
+	ErrLocked = errors.New("locked")
 	// ErrRepositoryUnknown means that there is no such repository.
 	ErrRepositoryUnknown = errors.New("repository unknown")
 	// ErrManifestUnknown means that there is no such tag or manifest in the repository.
@@ -73,6 +75,7 @@ var statusOf = []struct {
 	{ErrFenced, http.StatusConflict, "FENCED"},
 	{ErrTagExists, http.StatusConflict, "TAG_EXISTS"},
 	{ErrTagProtected, http.StatusConflict, "DENIED"},
+	{ErrLocked, http.StatusLocked, "DENIED"},
 	{ErrRepositoryUnknown, http.StatusNotFound, "NAME_UNKNOWN"},
 	{ErrManifestUnknown, http.StatusNotFound, "MANIFEST_UNKNOWN"},
 	{ErrReferenceMissing, http.StatusBadRequest, "MANIFEST_BLOB_UNKNOWN"},
@@ -94,6 +97,16 @@ var statusOf = []struct {
 	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errNotFound, http.StatusNotFound, "UNSUPPORTED"},
 	{ErrInvalid, http.StatusBadRequest, "INVALID"},
+}
+
+// Status returns the HTTP status that the protocol has for an error of this package, 0 for others.
+func Status(err error) int {
+	for _, row := range statusOf {
+		if errors.Is(err, row.err) {
+			return row.status
+		}
+	}
+	return 0
 }
 
 // wireErrors is the body of every answer that is an error.

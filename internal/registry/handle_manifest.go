@@ -20,6 +20,7 @@ func (h *handler) getManifest(w http.ResponseWriter, r *http.Request, rt route) 
 	if err != nil {
 		return err
 	}
+	h.s.pulls.note(m.row)
 	contentHeader(w, m.Digest, m.MediaType)
 	if notModified(r, m.Digest) {
 		w.WriteHeader(http.StatusNotModified)

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -12,6 +13,8 @@ type Manifest struct {
 	Descriptor
 	Body   []byte
 	Pushed time.Time // into this repository, first
+
+	row int64
 }
 
 // put is one push of a manifest.
@@ -133,7 +136,7 @@ func (t *tx) insertManifest(repo int64, dgst string, doc *document, body []byte)
 func (t *tx) referBlob(repo, manifest int64, l link) error {
 	var blob int64
 	ok, err := t.row(`SELECT b.id FROM blob b JOIN repo_blob l ON l.blob = b.id AND l.repo = ?
-		WHERE b.digest = ? AND b.state < 2`, []any{repo, l.Digest}, &blob)
+		WHERE b.digest = ?`, []any{repo, l.Digest}, &blob)
 	if err != nil {
 		return err
 	}
@@ -159,99 +162,126 @@ func (t *tx) referChild(repo, manifest int64, l link) error {
 	return t.exec(`INSERT INTO manifest_child (manifest, child) VALUES (?, ?) ON CONFLICT DO NOTHING`, manifest, l.Digest)
 }
 
+// found is what a lookup of a manifest yields.
+type found struct {
+	id       int64
+	d        Descriptor
+	pushed   int64
+	touched  int64
+	internal bool
+	locks    locks
+	body     []byte
+}
+
+const (
+	foundColumns = `SELECT m.id, m.media_type, m.digest, m.size, m.pushed, m.touched, r.internal, r.locks | m.locks`
+	byDigest     = ` JOIN manifest m ON m.repo = r.id`
+	byTag        = ` JOIN tag t ON t.repo = r.id JOIN manifest m ON m.id = t.manifest`
+)
+
+// find looks up the manifest that ref, a tag or a digest, names. In kiln's own repositories that renews
+// its lease: whoever looks is going to use it.
+func (s *Store) find(ctx context.Context, repository, ref string, body bool) (found, error) {
+	var f found
+	query, from, where := foundColumns, ` FROM repository r`+byDigest, ` WHERE r.name = ? AND m.digest = ?`
+	if !isDigest(ref) {
+		query, from, where = foundColumns+` | t.locks`, ` FROM repository r`+byTag, ` WHERE r.name = ? AND t.name = ?`
+	}
+	dest := []any{&f.id, &f.d.MediaType, &f.d.Digest, &f.d.Size, &f.pushed, &f.touched, &f.internal, &f.locks}
+	if body {
+		query, from, dest = query+`, b.body`, from+` JOIN manifest_body b ON b.manifest = m.id`, append(dest, &f.body)
+	}
+	ok, err := s.row(ctx, query+from+where, []any{repository, ref}, dest...)
+	switch {
+	case err != nil:
+		return f, err
+	case !ok:
+		return f, manifestUnknown(repository, ref)
+	case f.internal && time.Since(time.UnixMilli(f.touched)) > s.renewal():
+		return f, s.renew(ctx, repository, ref, f.id)
+	}
+	return f, f.locks.locked(lockRead, imageName(repository, ref))
+}
+
+// renew renews the lease of a manifest.
+func (s *Store) renew(ctx context.Context, repository, ref string, id int64) error {
+	err := s.write.do(ctx, func(t *tx) error {
+		n, err := t.change(`UPDATE manifest SET touched = ? WHERE id = ?`, t.millis(), id)
+		if err == nil && n == 0 {
+			return manifestUnknown(repository, ref) // collected meanwhile
+		}
+		return err
+	})
+	if errors.Is(err, ErrDiskFull) {
+		return nil // reading goes on
+	}
+	return err
+}
+
 // Manifest returns the manifest that ref, a tag or a digest, names.
 func (s *Store) Manifest(ctx context.Context, repository, ref string) (Manifest, error) {
-	const cols = `SELECT m.media_type, m.digest, m.size, m.pushed, b.body FROM repository r `
-	var (
-		m      Manifest
-		pushed int64
-	)
-	dest := []any{&m.MediaType, &m.Digest, &m.Size, &pushed, &m.Body}
-	var ok bool
-	var err error
-	if isDigest(ref) {
-		ok, err = s.row(ctx, cols+`JOIN manifest m ON m.repo = r.id
-			JOIN manifest_body b ON b.manifest = m.id
-			WHERE r.name = ? AND m.digest = ?`, []any{repository, ref}, dest...)
-	} else {
-		ok, err = s.row(ctx, cols+`JOIN tag t ON t.repo = r.id
-			JOIN manifest m ON m.id = t.manifest
-			JOIN manifest_body b ON b.manifest = m.id
-			WHERE r.name = ? AND t.name = ?`, []any{repository, ref}, dest...)
-	}
-	if err == nil && !ok {
-		err = manifestUnknown(repository, ref)
-	}
-	m.Pushed = time.UnixMilli(pushed).UTC()
-	return m, err
+	f, err := s.find(ctx, repository, ref, true)
+	return Manifest{Descriptor: f.d, Body: f.body, Pushed: time.UnixMilli(f.pushed).UTC(), row: f.id}, err
 }
 
 // Resolve returns the descriptor of the manifest that ref, a tag or a digest, names.
 func (s *Store) Resolve(ctx context.Context, repository, ref string) (Descriptor, error) {
-	const cols = `SELECT m.media_type, m.digest, m.size FROM repository r `
-	var d Descriptor
-	var ok bool
-	var err error
-	if isDigest(ref) {
-		ok, err = s.row(ctx, cols+`JOIN manifest m ON m.repo = r.id
-			WHERE r.name = ? AND m.digest = ?`, []any{repository, ref}, &d.MediaType, &d.Digest, &d.Size)
-	} else {
-		ok, err = s.row(ctx, cols+`JOIN tag t ON t.repo = r.id
-			JOIN manifest m ON m.id = t.manifest
-			WHERE r.name = ? AND t.name = ?`, []any{repository, ref}, &d.MediaType, &d.Digest, &d.Size)
-	}
-	if err == nil && !ok {
-		err = manifestUnknown(repository, ref)
-	}
-	return d, err
+	f, err := s.find(ctx, repository, ref, false)
+	return f.d, err
 }
 
 func manifestUnknown(repository, ref string) error {
-	sep := ":"
-	if isDigest(ref) {
-		sep = "@"
-	}
-	return fmt.Errorf("%w: %s%s%s", ErrManifestUnknown, repository, sep, clip(ref))
+	return fmt.Errorf("%w: %s", ErrManifestUnknown, imageName(repository, clip(ref)))
 }
 
-// DeleteManifest deletes a manifest and the tags that name it. Its content stays until nothing else
-// needs it. A manifest with a protected tag is refused, and so is one that an index of the
-// repository needs.
+// imageName names what ref, a tag or a digest, means in a repository.
+func imageName(repository, ref string) string {
+	if isDigest(ref) {
+		return repository + "@" + ref
+	}
+	return repository + ":" + ref
+}
+
+// DeleteManifest deletes a manifest and its tags. A unique tag of a run, or a lock, refuses it, and so does
+// an index that needs the manifest.
 func (s *Store) DeleteManifest(ctx context.Context, repository, dgst string) error {
 	return s.write.do(ctx, func(t *tx) error {
-		var (
-			repo, m   int64
-			mediaType string
-			used      bool
-		)
-		ok, err := t.row(`SELECT r.id, m.id, m.media_type, EXISTS (SELECT 1 FROM manifest_child c JOIN manifest i ON i.id = c.manifest
-				WHERE c.child = m.digest AND i.repo = r.id)
+		to := target{repository: repository, digest: dgst}
+		var held int
+		ok, err := t.row(`SELECT r.id, m.id, m.media_type, m.held, r.locks | m.locks
 			FROM repository r JOIN manifest m ON m.repo = r.id
-			WHERE r.name = ? AND m.digest = ?`, []any{repository, dgst}, &repo, &m, &mediaType, &used)
+			WHERE r.name = ? AND m.digest = ?`, []any{repository, dgst}, &to.repo, &to.manifest, &to.mediaType, &held, &to.locks)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return manifestUnknown(repository, dgst)
 		}
-		if used {
-			return fmt.Errorf("%w: manifest %s by an index of %s: delete the index first", errReferenced, dgst, repository)
-		}
-		tags, err := t.strings(`SELECT name FROM tag WHERE manifest = ?`, m)
+		tags, err := t.strings(`SELECT name FROM tag WHERE manifest = ?`, to.manifest)
 		if err != nil {
 			return err
 		}
-		to := target{repository: repository, repo: repo, manifest: m, digest: dgst, mediaType: mediaType}
+		if held > len(tags) {
+			return fmt.Errorf("%w: manifest %s by an index of %s: delete the index first", errReferenced, dgst, repository)
+		}
 		for _, tag := range tags {
-			if err := t.removeTag(tag, to); err != nil {
+			if err := t.removeTag(tag, to, false); err != nil {
 				return err
 			}
 		}
-		if err := t.deleteManifest(m); err != nil {
-			return err
-		}
-		return t.record(OutboxEvent{Type: ImageDeleted, Repository: repository, Digest: dgst, MediaType: mediaType})
+		return t.dropManifest(to)
 	})
+}
+
+// dropManifest deletes a manifest that nothing holds.
+func (t *tx) dropManifest(to target) error {
+	if err := to.locks.locked(keeps, imageName(to.repository, to.digest)); err != nil {
+		return err
+	}
+	if err := t.deleteManifest(to.manifest); err != nil {
+		return err
+	}
+	return t.record(OutboxEvent{Type: ImageDeleted, Repository: to.repository, Digest: to.digest, MediaType: to.mediaType})
 }
 
 func (t *tx) deleteManifest(m int64) error {

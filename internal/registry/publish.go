@@ -236,8 +236,14 @@ func (t *tx) linkManifest(from, to int64, dgst string, depth int) (int64, error)
 
 // copyManifest copies one manifest and links its blobs.
 func (t *tx) copyManifest(src, to int64) (int64, error) {
-	m, err := t.insert(`INSERT INTO manifest (repo, digest, media_type, artifact_type, subject, annotations, size, content, pushed, touched)
-		SELECT ?, digest, media_type, artifact_type, subject, annotations, size, content, ?, ? FROM manifest WHERE id = ?`,
+	// A reference is counted at the link, so that comes first.
+	err := t.exec(`INSERT INTO repo_blob (repo, blob, touched) SELECT ?, blob, ? FROM manifest_blob WHERE manifest = ?
+		ON CONFLICT (repo, blob) DO UPDATE SET touched = excluded.touched`, to, t.millis(), src)
+	if err != nil {
+		return 0, err
+	}
+	m, err := t.insert(`INSERT INTO manifest (repo, digest, media_type, artifact_type, subject, annotations, size, content, pushed, touched, platform)
+		SELECT ?, digest, media_type, artifact_type, subject, annotations, size, content, ?, ?, platform FROM manifest WHERE id = ?`,
 		to, t.millis(), t.millis(), src)
 	if err != nil {
 		return 0, err
@@ -251,6 +257,5 @@ func (t *tx) copyManifest(src, to int64) (int64, error) {
 			return 0, err
 		}
 	}
-	return m, t.exec(`INSERT INTO repo_blob (repo, blob, touched) SELECT ?, blob, ? FROM manifest_blob WHERE manifest = ?
-		ON CONFLICT (repo, blob) DO UPDATE SET touched = excluded.touched`, to, t.millis(), src)
+	return m, nil
 }

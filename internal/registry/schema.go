@@ -11,11 +11,11 @@ import (
 )
 
 // migrations brings a database from the version that is its index to the next one.
-var migrations = []string{schemaV1}
+var migrations = []string{schemaV1, schemaV2}
 
 // Times are Unix milliseconds. Blobs carry no file name in clear: key is opaque, so that a file can
-// be deleted while the same content is being uploaded again. A blob's state is 0 live, 1 condemned,
-// 2 invisible; only collection changes it. repo_blob.touched is the blob's lease in a repository.
+// be deleted while the same content is being uploaded again. repo_blob.touched is the blob's lease in a
+// repository, manifest.touched that of a manifest of kiln's own.
 const schemaV1 = `
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE repository (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL);

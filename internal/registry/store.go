@@ -15,6 +15,7 @@
 package registry
 
 import (
+	"context"
 	"crypto/rand"
 	"database/sql"
 	"encoding/hex"
@@ -48,6 +49,9 @@ type Options struct {
 	MaxUploads int
 	// UploadAge is how long an upload may be idle before it is dropped. 0 means one hour.
 	UploadAge time.Duration
+	// Grace is for how long content that no manifest refers to is kept: as long as a client may take from
+	// the first blob of an image to its manifest. 0 means 24 hours.
+	Grace time.Duration
 	// Log receives what an operator should know. Nil discards it.
 	Log *slog.Logger
 }
@@ -64,6 +68,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.UploadAge <= 0 {
 		o.UploadAge = time.Hour
+	}
+	if o.Grace <= 0 {
+		o.Grace = 24 * time.Hour
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -83,6 +90,8 @@ type Store struct {
 
 	mu      sync.Mutex // guards uploads
 	uploads map[string]*upload
+
+	pulls pulls
 
 	relaying atomic.Bool
 	closed   chan struct{}
@@ -145,6 +154,11 @@ func (s *Store) shutdown() error {
 	close(s.closed)
 	s.dropUploads()
 	var errs []error
+	if s.write != nil && s.read != nil {
+		if err := s.storePulls(context.Background()); err != nil {
+			s.opt.Log.Warn("when images were last pulled is not stored", "err", err)
+		}
+	}
 	if s.read != nil {
 		errs = append(errs, s.read.close())
 	}

@@ -12,6 +12,7 @@ type target struct {
 	manifest   int64
 	digest     string
 	mediaType  string
+	locks      locks // of the manifest and its repository
 }
 
 // origin says what moves a tag. The zero value is an ordinary push.
@@ -28,11 +29,19 @@ func (t *tx) moveTag(tag string, to target, by origin) (moved bool, err error) {
 		current   int64
 		digest    string
 		protected bool
+		l         locks
 	)
-	exists, err := t.row(`SELECT t.manifest, m.digest, t.protected FROM tag t JOIN manifest m ON m.id = t.manifest
-		WHERE t.repo = ? AND t.name = ?`, []any{to.repo, tag}, &current, &digest, &protected)
+	exists, err := t.row(`SELECT t.manifest, m.digest, t.protected, t.locks FROM tag t JOIN manifest m ON m.id = t.manifest
+		WHERE t.repo = ? AND t.name = ?`, []any{to.repo, tag}, &current, &digest, &protected, &l)
 	if err != nil {
 		return false, err
+	}
+	if !exists { // a unique tag that was deleted keeps its meaning
+		protected, err = t.row(`SELECT digest FROM retired_tag WHERE repo = ? AND name = ?`, []any{to.repo, tag}, &digest)
+		if err != nil {
+			return false, err
+		}
+		exists = protected && digest != to.digest
 	}
 	switch {
 	case exists && current == to.manifest:
@@ -44,10 +53,14 @@ func (t *tx) moveTag(tag string, to target, by origin) (moved bool, err error) {
 		return false, fmt.Errorf("%w: %s:%s is %s, not %s", ErrTagExists, to.repository, tag, digest, to.digest)
 	case exists && protected:
 		return false, fmt.Errorf("%w: %s:%s is the unique tag of a run and stays %s: push to another tag", ErrTagProtected, to.repository, tag, digest)
+	case exists:
+		if err := l.locked(lockWrite, imageName(to.repository, tag)); err != nil {
+			return false, err
+		}
 	}
 	err = t.exec(`INSERT INTO tag (repo, name, manifest, protected, created, updated) VALUES (?, ?, ?, ?, ?, ?)
 		ON CONFLICT (repo, name) DO UPDATE SET manifest = excluded.manifest, updated = excluded.updated`,
-		to.repo, tag, to.manifest, by.unique, t.millis(), t.millis())
+		to.repo, tag, to.manifest, by.unique || protected, t.millis(), t.millis())
 	if err != nil {
 		return false, err
 	}
@@ -58,14 +71,28 @@ func (t *tx) moveTag(tag string, to target, by origin) (moved bool, err error) {
 		MediaType: to.mediaType, Run: by.run, Attempt: by.attempt, Step: by.step})
 }
 
-// removeTag deletes a tag that names to.
-func (t *tx) removeTag(tag string, to target) error {
-	n, err := t.change(`DELETE FROM tag WHERE repo = ? AND name = ? AND protected = 0`, to.repo, tag)
-	if err != nil {
+// removeTag deletes a tag that names to. A unique tag is retired if that is allowed: its name never means
+// anything else.
+func (t *tx) removeTag(tag string, to target, retire bool) error {
+	var protected bool
+	var l locks
+	if _, err := t.row(`SELECT protected, locks FROM tag WHERE repo = ? AND name = ?`, []any{to.repo, tag}, &protected, &l); err != nil {
 		return err
 	}
-	if n == 0 {
-		return fmt.Errorf("%w: %s:%s is the unique tag of a run: it cannot be deleted", ErrTagProtected, to.repository, tag)
+	if protected && !retire {
+		return fmt.Errorf("%w: %s:%s is the unique tag of a run: only an administrator deletes it (kiln tag untag)", ErrTagProtected, to.repository, tag)
+	}
+	if err := (l | to.locks).locked(keeps, imageName(to.repository, tag)); err != nil {
+		return err
+	}
+	if protected {
+		err := t.exec(`INSERT INTO retired_tag (repo, name, digest) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, to.repo, tag, to.digest)
+		if err != nil {
+			return err
+		}
+	}
+	if err := t.exec(`DELETE FROM tag WHERE repo = ? AND name = ?`, to.repo, tag); err != nil {
+		return err
 	}
 	if err := t.remember(tag, to, nil, origin{}); err != nil {
 		return err
@@ -79,35 +106,52 @@ func (t *tx) remember(tag string, to target, digest any, by origin) error {
 		to.repo, tag, digest, t.millis(), by.run, by.attempt, by.step)
 }
 
-// DeleteTag deletes a tag; its manifest stays. A protected tag is refused.
+// DeleteTag deletes a tag; its manifest stays. A protected or locked tag is refused.
 func (s *Store) DeleteTag(ctx context.Context, repository, tag string) error {
+	return s.untag(ctx, repository, tag, false)
+}
+
+// Untag is DeleteTag for administrators: it also retires unique tags of runs.
+func (s *Store) Untag(ctx context.Context, repository, tag string) error {
+	return s.untag(ctx, repository, tag, true)
+}
+
+func (s *Store) untag(ctx context.Context, repository, tag string, retire bool) error {
 	return s.write.do(ctx, func(t *tx) error {
 		to := target{repository: repository}
-		ok, err := t.row(`SELECT r.id, m.id, m.digest, m.media_type FROM repository r
+		ok, err := t.row(`SELECT r.id, r.locks, m.id, m.digest, m.media_type FROM repository r
 			JOIN tag t ON t.repo = r.id
 			JOIN manifest m ON m.id = t.manifest
-			WHERE r.name = ? AND t.name = ?`, []any{repository, tag}, &to.repo, &to.manifest, &to.digest, &to.mediaType)
+			WHERE r.name = ? AND t.name = ?`, []any{repository, tag}, &to.repo, &to.locks, &to.manifest, &to.digest, &to.mediaType)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			return manifestUnknown(repository, tag)
 		}
-		return t.removeTag(tag, to)
+		if err := t.removeTag(tag, to, retire); err != nil {
+			return err
+		}
+		// Retention counts from when it lost its tag.
+		return t.exec(`UPDATE manifest SET touched = max(touched, ?) WHERE id = ?`, t.millis(), to.manifest)
 	})
 }
 
 // Tags returns up to n tags of a repository in the order of their bytes, those after the given one.
 func (s *Store) Tags(ctx context.Context, repository, after string, n int) ([]string, error) {
 	var repo int64
-	ok, err := s.row(ctx, `SELECT id FROM repository WHERE name = ?`, []any{repository}, &repo)
+	var l locks
+	ok, err := s.row(ctx, `SELECT id, locks FROM repository WHERE name = ?`, []any{repository}, &repo, &l)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		return nil, fmt.Errorf("%w: %s", ErrRepositoryUnknown, repository)
+		return nil, repositoryUnknown(repository)
 	}
-	rows, err := s.rows(ctx, `SELECT name FROM tag WHERE repo = ? AND name > ? ORDER BY name LIMIT ?`, repo, after, n)
+	if err := l.locked(lockList, repository); err != nil {
+		return nil, err
+	}
+	rows, err := s.rows(ctx, `SELECT name FROM tag WHERE repo = ? AND name > ? AND locks & ? = 0 ORDER BY name LIMIT ?`, repo, after, lockList, n)
 	if err != nil {
 		return nil, err
 	}
@@ -115,11 +159,11 @@ func (s *Store) Tags(ctx context.Context, repository, after string, n int) ([]st
 }
 
 // Repositories returns up to n repositories in the order of their bytes, those after the given one.
-// It leaves out those without a manifest and kiln's own.
+// It leaves out those without a manifest, those with the lock list and kiln's own.
 func (s *Store) Repositories(ctx context.Context, after string, n int) ([]string, error) {
 	rows, err := s.rows(ctx, `SELECT name FROM repository r
-		WHERE name > ? AND name NOT GLOB ? AND EXISTS (SELECT 1 FROM manifest WHERE repo = r.id)
-		ORDER BY name LIMIT ?`, after, reserved+"*", n)
+		WHERE name > ? AND internal = 0 AND locks & ? = 0 AND manifests > 0
+		ORDER BY name LIMIT ?`, after, lockList, n)
 	if err != nil {
 		return nil, err
 	}

@@ -239,6 +239,25 @@ func (t *tx) strings(query string, args ...any) ([]string, error) {
 	return collectStrings(rows)
 }
 
+// integers reads a column of integers.
+func (t *tx) integers(query string, args ...any) (out []int64, err error) {
+	s, err := t.st.get(query)
+	if err != nil {
+		return nil, fmt.Errorf("prepare: %w", err)
+	}
+	rows, err := s.Query(args...)
+	if err != nil {
+		return nil, err
+	}
+	err = each(rows, func() error {
+		var v int64
+		err := rows.Scan(&v)
+		out = append(out, v)
+		return err
+	})
+	return out, err
+}
+
 func collectStrings(rows *sql.Rows) (_ []string, err error) {
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	var out []string

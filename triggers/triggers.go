@@ -171,6 +171,14 @@ func watched(ctx context.Context, what string, err error) error {
 	return err
 }
 
+// Followed returns the names of the images that tasks are built on, as far as that is known.
+func (d *Decider) Followed(ctx context.Context) ([]graph.Name, error) {
+	if err := d.awaitReady(ctx); err != nil {
+		return nil, err
+	}
+	return d.cat.images(), nil
+}
+
 // rewatch has the images watched that tasks are built on.
 func (d *Decider) rewatch(context.Context, string) error {
 	if d.Images != nil {

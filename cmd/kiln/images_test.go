@@ -28,7 +28,7 @@ type shelf struct {
 	url, token string
 }
 
-func newShelf(t *testing.T, configure func(*api.Server)) *shelf {
+func newShelf(t *testing.T) *shelf {
 	t.Helper()
 	dir := t.TempDir()
 	keys, err := auth.Load(dir)
@@ -42,8 +42,11 @@ func newShelf(t *testing.T, configure func(*api.Server)) *shelf {
 	s := &shelf{Registry: registrytest.Start(t), token: strings.TrimSpace(string(token))}
 	server := &api.Server{Keys: keys, Registry: s.Store, Contexts: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
 		Status: func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} }}
-	if configure != nil {
-		configure(server)
+	server.Collect = func(ctx context.Context, dryRun bool) (apiclient.Collected, error) {
+		return s.Store.Collect(ctx, registry.Collection{DryRun: dryRun})
+	}
+	server.Purge = func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error) {
+		return s.Store.Purge(ctx, p, nil)
 	}
 	srv := httptest.NewServer(server.Handler())
 	t.Cleanup(srv.Close)
@@ -92,7 +95,7 @@ func (s *shelf) shows(t *testing.T, words []string, args ...string) string {
 
 func TestImagesAreListedAndShown(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t, nil)
+	s := newShelf(t)
 	old := s.put(t, "team/app", "1", strings.Repeat("x", 2000))
 	now := s.put(t, "team/app", "1", "y")
 	s.put(t, "other", "1", "y")
@@ -117,7 +120,7 @@ func TestImagesAreListedAndShown(t *testing.T) {
 
 func TestDeletingAsksFirst(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t, nil)
+	s := newShelf(t)
 	d := s.put(t, "app", "1", "one")
 	s.put(t, "app", "2", "one")
 	got := s.kiln(t, "manifest", "delete", "app:1")
@@ -140,7 +143,7 @@ func TestDeletingAsksFirst(t *testing.T) {
 
 func TestReferrersAreListed(t *testing.T) {
 	t.Parallel()
-	s := newShelf(t, nil)
+	s := newShelf(t)
 	d := s.put(t, "app", "1", "one")
 	a := registry.Attachment{Type: "application/x-note", Content: []byte("note")}
 	body, err := a.Manifest(registry.Descriptor{MediaType: manifestType, Digest: d, Size: 1}, "")
@@ -159,5 +162,24 @@ func TestReferrersAreListed(t *testing.T) {
 	s.shows(t, []string{note, "application/x-note"}, "manifest", "list-referrers", "app:1")
 	if out := s.shows(t, nil, "manifest", "list-referrers", "app:1", "--artifact-type", "application/else", "-o", "json"); out != "[]\n" {
 		t.Errorf("referrers of another type: %s", out)
+	}
+}
+
+func TestPurgeCollectAndCheck(t *testing.T) {
+	t.Parallel()
+	s := newShelf(t)
+	d := s.put(t, "app", "pr-1", "one")
+	s.put(t, "app", "release", "two")
+	s.shows(t, []string{"app:pr-1  (the tag alone)", "0 manifests and 1 tag would be deleted"}, "purge", "--filter", "app:^pr-", "--ago", "0d", "--dry-run")
+	s.shows(t, []string{"0 manifests and 0 tags deleted"}, "purge", "--filter", "app:^pr-", "--ago", "1d3h6m")
+	s.shows(t, []string{"app@" + d, "app:pr-1", "1 manifest and 1 tag deleted; collection frees 3B"}, "purge", "--filter", "app:^pr-", "--ago", "0s", "--untagged")
+	s.shows(t, []string{"0B in 0 blobs would be freed"}, "gc", "--dry-run")
+	s.shows(t, []string{"0B in 0 blobs freed; 0 staged manifests"}, "gc")
+	s.shows(t, []string{"3 blobs and 1 manifest looked at", "all is well"}, "fsck")
+	for _, bad := range [][]string{{"purge"}, {"purge", "--filter", "app"}, {"purge", "--filter", "app:("}, {"purge", "--filter", "a:b", "--ago", "soon"},
+		{"serve", "--retention", "--filter app"}, {"serve", "--retention", "app:.*"}, {"serve", "--retention", "--nothing"}} {
+		if got := s.kiln(t, bad...); got.code != exitUsage || got.err == "" {
+			t.Errorf("kiln %q = %+v", bad, got)
+		}
 	}
 }

@@ -243,6 +243,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	g.Go(func() error { n.builder.sweep(gctx); return nil })
 	g.Go(func() error { return n.index.Run(gctx, &n.store.Runs) })
 	g.Go(func() error { return n.registry.Relay(gctx, n.relay) })
+	g.Go(func() error { return n.registry.Maintain(gctx, tidyEvery, n.tidy) })
 	g.Go(func() error { return n.decider.Run(gctx) })
 	g.Go(func() error { return n.images.Run(gctx) })
 	g.Go(func() error { return n.scheduler.Run(gctx) })
@@ -306,7 +307,7 @@ func (n *node) handler() http.Handler {
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
 		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
-		Cache: n.builder.cache, PruneCache: n.builder.pruneCache, Registry: n.registry,
+		Cache: n.builder.cache, PruneCache: n.builder.pruneCache, Registry: n.registry, Collect: n.collect, Purge: n.purge,
 	}).Handler())
 	mux.Handle(webhook.Prefix, n.delivery)
 	mux.HandleFunc("GET "+runPath+"{run}", n.showRun)

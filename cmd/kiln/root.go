@@ -92,6 +92,8 @@ var commands = []func(*cli) *cobra.Command{
 	newManifestCommand,
 	newTagCommand,
 	newRollbackCommand,
+	newPurgeCommand,
+	newGCCommand,
 	newFsckCommand,
 	newCacheCommand,
 	newServeCommand,

@@ -40,6 +40,7 @@ type serveConfig struct {
 	steps                     stepConfig
 	keepRuns, keepLogs        keepAge
 	maxLogs                   size
+	retention                 []string
 	logFormat                 string
 	verbose                   bool
 }
@@ -95,6 +96,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.Var(&cfg.keepRuns, "keep-runs", "how long runs are kept after their end, with what is left of their logs; 0 means for ever")
 	f.Var(&cfg.keepLogs, "keep-logs", "how long logs are kept; 0 means as long as there is room")
 	f.Var(&cfg.maxLogs, "max-logs", "how much all logs together take; the oldest go first")
+	f.StringArrayVar(&cfg.retention, "retention", nil, "`PURGE` to do every hour, written as the flags of kiln purge: '--filter app:^pr- --ago 30d --untagged'; may be repeated")
 	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the server's log on standard error: text or json")
 	f.BoolVarP(&cfg.verbose, "verbose", "v", false, "log every state change")
 	return cmd
@@ -141,6 +143,11 @@ func (cfg *serveConfig) validate() error {
 	}
 	if _, err := parseSources(cfg.allowSources); err != nil {
 		errs = append(errs, err)
+	}
+	for _, s := range cfg.retention {
+		if _, err := parseRetention(s); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -62,6 +62,9 @@ type Server struct {
 	PruneCache func(ctx context.Context, p apiclient.CachePrune) (apiclient.CachePruned, error)
 	// Registry is what images are kept in.
 	Registry *registry.Store
+	// Collect frees the space of what nothing in it refers to; Purge deletes old images.
+	Collect func(ctx context.Context, dryRun bool) (apiclient.Collected, error)
+	Purge   func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error)
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger

@@ -18,6 +18,8 @@ func (s *Server) routeImages(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+apiclient.PathUntag, s.route(s.untag))
 	mux.HandleFunc("POST "+apiclient.PathLock, s.route(s.lock))
 	mux.HandleFunc("POST "+apiclient.PathRollback, s.route(s.rollback))
+	mux.HandleFunc("POST "+apiclient.PathCollect, s.route(s.collect))
+	mux.HandleFunc("POST "+apiclient.PathPurge, s.route(s.purge))
 	mux.HandleFunc("POST "+apiclient.PathCheck, s.route(s.checkImages))
 }
 
@@ -163,4 +165,22 @@ func (s *Server) checkImages(w http.ResponseWriter, r *http.Request) error {
 	}
 	found, err := s.Registry.Check(r.Context(), c.Quick)
 	return answer(w, found, err)
+}
+
+func (s *Server) collect(w http.ResponseWriter, r *http.Request) error {
+	var c apiclient.Collect
+	if err := decodeBody(r, &c); err != nil {
+		return err
+	}
+	done, err := s.Collect(r.Context(), c.DryRun)
+	return answer(w, done, err)
+}
+
+func (s *Server) purge(w http.ResponseWriter, r *http.Request) error {
+	var p apiclient.Purge
+	if err := decodeBody(r, &p); err != nil {
+		return err
+	}
+	done, err := s.Purge(r.Context(), p)
+	return answer(w, done, err)
 }

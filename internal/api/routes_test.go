@@ -34,6 +34,8 @@ var rules = []struct{ pattern, method, path string }{
 	{"POST /api/v1/registry/untag", "POST", "/api/v1/registry/untag"},
 	{"POST /api/v1/registry/lock", "POST", "/api/v1/registry/lock"},
 	{"POST /api/v1/registry/rollback", "POST", "/api/v1/registry/rollback"},
+	{"POST /api/v1/registry/collect", "POST", "/api/v1/registry/collect"},
+	{"POST /api/v1/registry/purge", "POST", "/api/v1/registry/purge"},
 	{"POST /api/v1/registry/check", "POST", "/api/v1/registry/check"},
 	{"POST /api/v1/tasks", "POST", "/api/v1/tasks"},
 	{"GET /api/v1/tasks", "GET", "/api/v1/tasks"},
@@ -116,7 +118,8 @@ func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets,
 		"PathRepositories": apiclient.PathRepositories, "PathManifests": apiclient.PathManifests, "PathReferrers": apiclient.PathReferrers,
 		"PathTags": apiclient.PathTags, "PathDelete": apiclient.PathDelete, "PathUntag": apiclient.PathUntag, "PathLock": apiclient.PathLock,
-		"PathRollback": apiclient.PathRollback, "PathCheck": apiclient.PathCheck}
+		"PathRollback": apiclient.PathRollback, "PathCheck": apiclient.PathCheck,
+		"PathCollect": apiclient.PathCollect, "PathPurge": apiclient.PathPurge}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
 		return text(t, e.X, constants) + text(t, e.Y, constants)

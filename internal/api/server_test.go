@@ -100,7 +100,13 @@ func startWith(t *testing.T, tasks bool) *site {
 			return apiclient.CachePruned{Records: len(p.Filters), Freed: p.Keep}, nil
 		},
 		Registry: images.Store,
-		Status:   func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
+		Collect: func(ctx context.Context, dryRun bool) (apiclient.Collected, error) {
+			return images.Store.Collect(ctx, registry.Collection{DryRun: dryRun})
+		},
+		Purge: func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error) {
+			return images.Store.Purge(ctx, p, nil)
+		},
+		Status: func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
 	}).Handler())
 	t.Cleanup(func() {
 		srv.Close()

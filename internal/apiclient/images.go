@@ -210,6 +210,49 @@ type Rollback struct {
 	To         string `json:"to,omitempty"`
 }
 
+// PathCollect: POST Collect -> Collected. PathPurge: POST Purge -> Purged.
+const (
+	PathCollect = "/api/v1/registry/collect"
+	PathPurge   = "/api/v1/registry/purge"
+)
+
+// A Collect asks to free the space of what nothing refers to.
+type Collect struct {
+	DryRun bool `json:"dryRun,omitempty"` // only count
+}
+
+// Collected is what a collection did, or would do.
+type Collected struct {
+	DryRun    bool          `json:"dryRun,omitempty"`
+	Staged    int64         `json:"staged"`    // images that runs had staged
+	Caches    int64         `json:"caches"`    // build caches
+	Contexts  int64         `json:"contexts"`  // uploaded contexts
+	Referrers int64         `json:"referrers"` // what was said about manifests that are gone
+	Blobs     int64         `json:"blobs"`
+	Freed     int64         `json:"freed"` // bytes of blobs
+	Took      time.Duration `json:"took"`  // nanoseconds
+}
+
+// A Purge deletes old tags and, if asked, manifests that no tag names.
+type Purge struct {
+	// Filters are REPOSITORY:TAG, both regular expressions (RE2): that of the repository matches its whole
+	// name, that of the tag a part of it.
+	Filters []string      `json:"filters"`
+	Ago     time.Duration `json:"ago"`            // since the tag moved, or the manifest lost its last one; nanoseconds
+	Keep    int           `json:"keep,omitempty"` // newest of the tags that would be deleted in a repository
+	// Untagged deletes manifests, too: those that neither a tag nor an index names.
+	Untagged bool `json:"untagged,omitempty"`
+	DryRun   bool `json:"dryRun,omitempty"`
+}
+
+// Purged is what a purge did, or would do.
+type Purged struct {
+	Deletion
+	// Untagged are the first MaxDeletedListed tags that were deleted while their manifests stay.
+	Untagged []string `json:"untagged"`
+	Kept     int64    `json:"kept"` // tags and manifests that are locked, in use, or the newest
+}
+
 // PathCheck: POST CheckImages -> Checked.
 const PathCheck = "/api/v1/registry/check"
 

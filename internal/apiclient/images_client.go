@@ -96,6 +96,18 @@ func (c *Client) Rollback(ctx context.Context, r Rollback) (out Rollback, err er
 	return out, err
 }
 
+// Collect frees the space of what nothing refers to, or tells what that would do.
+func (c *Client) Collect(ctx context.Context, dryRun bool) (out Collected, err error) {
+	err = c.callFor(ctx, checkTimeout, http.MethodPost, PathCollect, Collect{DryRun: dryRun}, &out)
+	return out, err
+}
+
+// Purge deletes old tags and manifests, or tells what that would do.
+func (c *Client) Purge(ctx context.Context, p Purge) (out Purged, err error) {
+	err = c.callFor(ctx, slowTimeout, http.MethodPost, PathPurge, p, &out)
+	return out, err
+}
+
 // CheckImages verifies what the registry stores.
 func (c *Client) CheckImages(ctx context.Context, quick bool) (out CheckedImages, err error) {
 	err = c.callFor(ctx, checkTimeout, http.MethodPost, PathCheck, CheckImages{Quick: quick}, &out)

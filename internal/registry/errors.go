@@ -58,6 +58,7 @@ var (
 	errUploadBusy       = errors.New("upload is in use by another request")
 	errTooManyUploads   = errors.New("too many uploads in progress")
 	errPageInvalid      = errors.New("page invalid")
+	errCollecting       = errors.New("a collection is under way: wait until it has ended")
 	errMethod           = errors.New("method not supported here")
 	errNotFound         = errors.New("no such resource")
 )
@@ -94,6 +95,7 @@ var statusOf = []struct {
 	{errUploadBusy, http.StatusConflict, "BLOB_UPLOAD_INVALID"},
 	{errTooManyUploads, http.StatusTooManyRequests, "TOOMANYREQUESTS"},
 	{errPageInvalid, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID"},
+	{errCollecting, http.StatusConflict, "UNAVAILABLE"},
 	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errNotFound, http.StatusNotFound, "UNSUPPORTED"},
 	{ErrInvalid, http.StatusBadRequest, "INVALID"},

@@ -91,7 +91,8 @@ type Store struct {
 	mu      sync.Mutex // guards uploads
 	uploads map[string]*upload
 
-	pulls pulls
+	pulls      pulls
+	collecting sync.Mutex // held by a collection
 
 	relaying atomic.Bool
 	closed   chan struct{}

@@ -100,8 +100,12 @@ func (t *tx) removeTag(tag string, to target, retire bool) error {
 	return t.record(OutboxEvent{Type: ImageDeleted, Repository: to.repository, Tag: tag, Digest: to.digest, MediaType: to.mediaType})
 }
 
-// remember writes the history of a tag; a nil digest says that it was deleted.
+// remember writes the history of a tag; a nil digest says that it was deleted. Nobody asks for that of
+// kiln's own repositories.
 func (t *tx) remember(tag string, to target, digest any, by origin) error {
+	if isReserved(to.repository) {
+		return nil
+	}
 	return t.exec(`INSERT INTO tag_history (repo, tag, digest, at, run, attempt, step) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 		to.repo, tag, digest, t.millis(), by.run, by.attempt, by.step)
 }

@@ -240,7 +240,7 @@ func (t *tx) strings(query string, args ...any) ([]string, error) {
 }
 
 // integers reads a column of integers.
-func (t *tx) integers(query string, args ...any) (out []int64, err error) {
+func (t *tx) integers(query string, args ...any) ([]int64, error) {
 	s, err := t.st.get(query)
 	if err != nil {
 		return nil, fmt.Errorf("prepare: %w", err)
@@ -249,6 +249,10 @@ func (t *tx) integers(query string, args ...any) (out []int64, err error) {
 	if err != nil {
 		return nil, err
 	}
+	return collectIntegers(rows)
+}
+
+func collectIntegers(rows *sql.Rows) (out []int64, err error) {
 	err = each(rows, func() error {
 		var v int64
 		err := rows.Scan(&v)

@@ -183,3 +183,15 @@ func TestPurgeCollectAndCheck(t *testing.T) {
 		}
 	}
 }
+
+func TestImportedName(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]string{
+		"alpine": "alpine:latest", "library/alpine:3": "library/alpine:3", "ghcr.io/a/b:1": "a/b:1", "localhost:5000/a": "a:latest",
+		"ghcr.io/a/b@sha256:00": "a/b", "ghcr.io/a/b:1@sha256:00": "a/b",
+	} {
+		if got := importedName(source); got != want {
+			t.Errorf("importedName(%q) = %q, want %q", source, got, want)
+		}
+	}
+}

@@ -72,6 +72,7 @@ type node struct {
 	hooks     *webhook.Book
 	delivery  *webhook.Handler
 	notifier  *notify.Notifier
+	logins    *logins // for registries
 	images    *watch.Watcher
 	decider   *triggers.Decider
 	scheduler *scheduler.Scheduler
@@ -307,7 +308,7 @@ func (n *node) handler() http.Handler {
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
 		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
-		Cache: n.builder.cache, PruneCache: n.builder.pruneCache, Registry: n.registry, Collect: n.collect, Purge: n.purge,
+		Cache: n.builder.cache, PruneCache: n.builder.pruneCache, Registry: n.registry, Collect: n.collect, Purge: n.purge, Import: n.importImage,
 	}).Handler())
 	mux.Handle(webhook.Prefix, n.delivery)
 	mux.HandleFunc("GET "+runPath+"{run}", n.showRun)

@@ -92,6 +92,7 @@ var commands = []func(*cli) *cobra.Command{
 	newManifestCommand,
 	newTagCommand,
 	newRollbackCommand,
+	newImportCommand,
 	newPurgeCommand,
 	newGCCommand,
 	newFsckCommand,

@@ -64,7 +64,9 @@ type Server struct {
 	Registry *registry.Store
 	// Collect frees the space of what nothing in it refers to; Purge deletes old images.
 	Collect func(ctx context.Context, dryRun bool) (apiclient.Collected, error)
-	Purge   func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error)
+	// Import copies an image of a registry.
+	Import func(ctx context.Context, im apiclient.Import) (apiclient.Imported, error)
+	Purge  func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error)
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger

@@ -20,6 +20,7 @@ func (s *Server) routeImages(mux *http.ServeMux) {
 	mux.HandleFunc("POST "+apiclient.PathRollback, s.route(s.rollback))
 	mux.HandleFunc("POST "+apiclient.PathCollect, s.route(s.collect))
 	mux.HandleFunc("POST "+apiclient.PathPurge, s.route(s.purge))
+	mux.HandleFunc("POST "+apiclient.PathImport, s.route(s.importImage))
 	mux.HandleFunc("POST "+apiclient.PathCheck, s.route(s.checkImages))
 }
 
@@ -152,10 +153,22 @@ func imageError(err error) *apiclient.Error {
 		e.Status, e.Code = http.StatusUnprocessableEntity, apiclient.CodeInvalid
 	case http.StatusServiceUnavailable:
 		e.Code = apiclient.CodeUnavailable
+	case http.StatusBadGateway:
+		e.Status, e.Code = http.StatusUnprocessableEntity, apiclient.CodeInvalid
+		e.Remedy = "look whether the source exists, and whether it needs --username"
 	default:
 		return nil
 	}
 	return e
+}
+
+func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
+	var im apiclient.Import
+	if err := decodeBody(r, &im); err != nil {
+		return err
+	}
+	done, err := s.Import(r.Context(), im)
+	return answer(w, done, err)
 }
 
 func (s *Server) checkImages(w http.ResponseWriter, r *http.Request) error {

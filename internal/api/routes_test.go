@@ -36,6 +36,7 @@ var rules = []struct{ pattern, method, path string }{
 	{"POST /api/v1/registry/rollback", "POST", "/api/v1/registry/rollback"},
 	{"POST /api/v1/registry/collect", "POST", "/api/v1/registry/collect"},
 	{"POST /api/v1/registry/purge", "POST", "/api/v1/registry/purge"},
+	{"POST /api/v1/registry/import", "POST", "/api/v1/registry/import"},
 	{"POST /api/v1/registry/check", "POST", "/api/v1/registry/check"},
 	{"POST /api/v1/tasks", "POST", "/api/v1/tasks"},
 	{"GET /api/v1/tasks", "GET", "/api/v1/tasks"},
@@ -119,7 +120,7 @@ func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 		"PathRepositories": apiclient.PathRepositories, "PathManifests": apiclient.PathManifests, "PathReferrers": apiclient.PathReferrers,
 		"PathTags": apiclient.PathTags, "PathDelete": apiclient.PathDelete, "PathUntag": apiclient.PathUntag, "PathLock": apiclient.PathLock,
 		"PathRollback": apiclient.PathRollback, "PathCheck": apiclient.PathCheck,
-		"PathCollect": apiclient.PathCollect, "PathPurge": apiclient.PathPurge}
+		"PathCollect": apiclient.PathCollect, "PathPurge": apiclient.PathPurge, "PathImport": apiclient.PathImport}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
 		return text(t, e.X, constants) + text(t, e.Y, constants)

@@ -253,6 +253,29 @@ type Purged struct {
 	Kept     int64    `json:"kept"` // tags and manifests that are locked, in use, or the newest
 }
 
+// PathImport: POST Import -> Imported, when it is done.
+const PathImport = "/api/v1/registry/import"
+
+// An Import asks the server to copy an image from a registry.
+type Import struct {
+	Source string `json:"source"` // HOST/REPOSITORY:TAG or HOST/REPOSITORY@DIGEST
+	// Names are what it is called here: REPOSITORY:TAG, or REPOSITORY for no tag.
+	Names []string `json:"names"`
+	Force bool     `json:"force,omitempty"` // move tags that name something else
+	// Username and Password are for the registry; without them, those of a task's credential for it.
+	Username string `json:"username,omitempty"`
+	Password string `json:"password,omitempty"`
+}
+
+// Imported is what an import did.
+type Imported struct {
+	Digest    string   `json:"digest"`
+	Names     []string `json:"names"`
+	Manifests int64    `json:"manifests"` // that were fetched
+	Blobs     int64    `json:"blobs"`
+	Size      int64    `json:"size"` // bytes of blobs
+}
+
 // PathCheck: POST CheckImages -> Checked.
 const PathCheck = "/api/v1/registry/check"
 

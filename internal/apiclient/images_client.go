@@ -108,6 +108,12 @@ func (c *Client) Purge(ctx context.Context, p Purge) (out Purged, err error) {
 	return out, err
 }
 
+// Import has the server copy an image, and returns when that is done.
+func (c *Client) Import(ctx context.Context, im Import) (out Imported, err error) {
+	err = c.callFor(ctx, slowTimeout, http.MethodPost, PathImport, im, &out)
+	return out, err
+}
+
 // CheckImages verifies what the registry stores.
 func (c *Client) CheckImages(ctx context.Context, quick bool) (out CheckedImages, err error) {
 	err = c.callFor(ctx, checkTimeout, http.MethodPost, PathCheck, CheckImages{Quick: quick}, &out)

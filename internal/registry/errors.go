@@ -21,6 +21,8 @@ var (
 	ErrTagProtected = errors.New("tag is protected")
 	// ErrLocked refuses what a lock of the repository, manifest or tag is there to prevent.
 	ErrLocked = errors.New("locked")
+	// ErrSource means that the registry which an image is imported from did not give it.
+	ErrSource = errors.New("source of the import")
 	// ErrRepositoryUnknown means that there is no such repository.
 	ErrRepositoryUnknown = errors.New("repository unknown")
 	// ErrManifestUnknown means that there is no such tag or manifest in the repository.
@@ -96,6 +98,7 @@ var statusOf = []struct {
 	{errTooManyUploads, http.StatusTooManyRequests, "TOOMANYREQUESTS"},
 	{errPageInvalid, http.StatusBadRequest, "PAGINATION_NUMBER_INVALID"},
 	{errCollecting, http.StatusConflict, "UNAVAILABLE"},
+	{ErrSource, http.StatusBadGateway, "UNAVAILABLE"},
 	{errMethod, http.StatusMethodNotAllowed, "UNSUPPORTED"},
 	{errNotFound, http.StatusNotFound, "UNSUPPORTED"},
 	{ErrInvalid, http.StatusBadRequest, "INVALID"},

@@ -54,7 +54,8 @@ func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as
 		t := time.AfterFunc(as.Run.Spec.Timeout-elapsed(as.Run), func() { cancel(errTimeLimit) })
 		defer t.Stop()
 	}
-	a := &attempt{w: w, run: as.Run, begun: time.Now(), reports: newReporter(w.Bus, as.Run)}
+	begun := time.Now()
+	a := &attempt{w: w, run: as.Run, begun: begun, reports: newReporter(w.Bus, as.Run, begun)}
 	log.Info("attempt started")
 	out := a.outcome(ctx, a.work(ctx, as))
 	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)

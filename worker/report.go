@@ -28,15 +28,15 @@ type reporter struct {
 // reportDelay is how long news waits for more. The outcome of an attempt does not wait.
 const reportDelay = 10 * time.Millisecond
 
-func newReporter(b *bus.Bus, r run.Run) *reporter {
-	return &reporter{bus: b, next: event.Report{Run: r.ID, Attempt: r.Attempt}}
+func newReporter(b *bus.Bus, r run.Run, begun time.Time) *reporter {
+	return &reporter{bus: b, next: event.Report{Run: r.ID, Attempt: r.Attempt}, all: event.Report{Begun: begun.UTC()}}
 }
 
-// begin reports that the attempt is under way, and its plan.
+// begin reports that the attempt is under way, and its plan. One that ends before it has a plan says with its
+// outcome when it has begun.
 func (r *reporter) begin(steps []run.Step) {
 	r.mu.Lock()
-	now := time.Now().UTC()
-	r.next.Begun, r.all.Begun, r.changed = now, now, true
+	r.next.Begun, r.changed = r.all.Begun, true
 	r.next.Steps, r.all.Steps = slices.Clone(steps), slices.Clone(steps)
 	r.mu.Unlock()
 	r.kick()

@@ -18,7 +18,7 @@ import (
 func TestFinalReportRepeatsEverything(t *testing.T) {
 	t.Parallel()
 	b := natstest.Start(t)
-	r := newReporter(b, run.Run{ID: testRun, Attempt: 2})
+	r := newReporter(b, run.Run{ID: testRun, Attempt: 2}, time.Now())
 	r.begin([]run.Step{{ID: "a", State: run.StepPending}, {ID: "b", State: run.StepPending}})
 	first := awaitReport(t, b, func(event.Report) bool { return true })
 	if first.Begun.IsZero() || len(first.Steps) != 2 || first.N != 1 || first.Attempt != 2 {

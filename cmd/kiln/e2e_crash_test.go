@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"os"
 	"strings"
@@ -94,8 +95,15 @@ func TestRunSurvivesTheDeathOfServerAndDaemon(t *testing.T) {
 // checkFence tries to publish in the name of an attempt that was given up.
 func checkFence(t *testing.T, s *server, id string) {
 	t.Helper()
-	body := `{"run":"` + id + `","attempt":1,"step":"publish","tags":[{"repository":"slow","tag":"zombie","digest":"` +
-		s.show(id).Images[0].Digest + `"}]}`
+	if status := publish(t, s, id, 1, s.show(id).Images[0].Digest); status != http.StatusConflict {
+		t.Errorf("publication of the lost attempt: status %d, want 409", status)
+	}
+}
+
+// publish publishes an image in the name of an attempt, and returns the status of the answer.
+func publish(t *testing.T, s *server, id string, attempt int, digest string) int {
+	t.Helper()
+	body := fmt.Sprintf(`{"run":%q,"attempt":%d,"step":"publish","tags":[{"repository":"slow","tag":"zombie","digest":%q}]}`, id, attempt, digest)
 	req, err := http.NewRequest(http.MethodPost, s.url+"/v2/.kiln/publish", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
@@ -110,9 +118,7 @@ func checkFence(t *testing.T, s *server, id string) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusConflict {
-		t.Errorf("publication of the lost attempt: %s, want 409", resp.Status)
-	}
+	return resp.StatusCode
 }
 
 func TestRunSurvivesTheDeathOfTheDaemon(t *testing.T) {
@@ -150,14 +156,8 @@ func checkNothingLeft(t *testing.T, s *server) {
 	if len(left) > 0 {
 		t.Errorf("processes %v are left", left)
 	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, s.data) {
-			t.Errorf("mount left: %s", line)
-		}
+	for _, mount := range mountsBelow(t, s.data) {
+		t.Errorf("left: %s", mount)
 	}
 }
 

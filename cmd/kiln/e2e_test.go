@@ -22,6 +22,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"kiln/internal/apiclient"
 	"kiln/internal/run"
 )
 
@@ -32,6 +33,7 @@ import (
 type server struct {
 	t    testing.TB
 	data string
+	tmp  string // its directory for temporary files
 	args []string
 	cmd  *exec.Cmd
 	url  string
@@ -51,7 +53,12 @@ func startServerAt(t testing.TB, data string, args ...string) *server {
 	if os.Geteuid() != 0 {
 		t.Fatal("the build daemon needs root; run the tests as root")
 	}
-	s := &server{t: t, data: data, args: args, log: &syncBuffer{}}
+	tmp, err := os.MkdirTemp("", "kiln-e2e-") // t.TempDir is too long for the sockets that are made in it
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &server{t: t, data: data, tmp: tmp, args: args, log: &syncBuffer{}}
+	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
 	s.start()
 	t.Cleanup(func() {
 		s.stop()
@@ -70,6 +77,7 @@ func (s *server) start() {
 		listen = strings.TrimPrefix(s.url, "http://")
 	}
 	s.cmd = exec.Command("kiln", append([]string{"serve", "--data", s.data, "--listen", listen, "-v"}, s.args...)...)
+	s.cmd.Env = append(os.Environ(), "TMPDIR="+s.tmp)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -99,8 +107,13 @@ func (s *server) stop() {
 	select {
 	case <-s.gone:
 	case <-time.After(time.Minute):
-		s.t.Error("server did not stop within a minute of SIGTERM")
-		s.kill()
+		s.t.Error("server did not stop within a minute of SIGTERM; what it was doing is in its log")
+		if daemon := s.daemon(); daemon > 0 {
+			_ = syscall.Kill(daemon, syscall.SIGQUIT)
+			waitFor(s.t, "the build daemon to say what it was doing", func() bool { return s.daemon() != daemon })
+		}
+		_ = s.cmd.Process.Signal(syscall.SIGQUIT)
+		<-s.gone
 	}
 }
 
@@ -178,6 +191,26 @@ func (s *server) show(id string) run.Run {
 	return r
 }
 
+// record is show without a process for it: many can be asked for at once.
+func (s *server) record(id string) run.Run {
+	s.t.Helper()
+	r, err := s.client().Run(s.t.Context(), id)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r
+}
+
+// client talks to the server as its administrator.
+func (s *server) client() *apiclient.Client {
+	s.t.Helper()
+	token, err := apiclient.ReadToken(s.data)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return &apiclient.Client{BaseURL: s.url, Token: token}
+}
+
 // image pulls an image of the server's registry.
 func (s *server) image(ref string) v1.Image {
 	s.t.Helper()
@@ -233,14 +266,20 @@ func (b *syncBuffer) String() string {
 // waitFor waits until what is true; it fails the test after half a minute.
 func waitFor(t testing.TB, what string, is func() bool) {
 	t.Helper()
+	waitUntil(t, 30*time.Second, is, func() string { return "timed out: " + what })
+}
+
+// waitUntil is waitFor with another bound, and a failure that says what was seen last.
+func waitUntil(t testing.TB, patience time.Duration, is func() bool, seen func() string) {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for !is() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("timed out: %s", what)
+			t.Fatal(seen())
 		}
 	}
 }
@@ -248,11 +287,22 @@ func waitFor(t testing.TB, what string, is func() bool) {
 // processes returns the IDs of the processes that match.
 func processes(t testing.TB, match func(cmdline string, parent int) bool) []int {
 	t.Helper()
+	var pids []int
+	eachProcess(t, func(pid, parent int, cmdline string) {
+		if match(cmdline, parent) {
+			pids = append(pids, pid)
+		}
+	})
+	return pids
+}
+
+// eachProcess calls see for each process of the host.
+func eachProcess(t testing.TB, see func(pid, parent int, cmdline string)) {
+	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var pids []int
 	for _, e := range entries {
 		var pid, parent int
 		if _, err := fmt.Sscan(e.Name(), &pid); err != nil {
@@ -270,11 +320,8 @@ func processes(t testing.TB, match func(cmdline string, parent int) bool) []int 
 		if _, err := fmt.Sscan(fields[1], &parent); err != nil {
 			t.Fatal(err)
 		}
-		if match(strings.ReplaceAll(string(cmdline), "\x00", " "), parent) {
-			pids = append(pids, pid)
-		}
+		see(pid, parent, strings.TrimSpace(strings.ReplaceAll(string(cmdline), "\x00", " ")))
 	}
-	return pids
 }
 
 // base begins a Dockerfile on a static busybox that files puts into the context.

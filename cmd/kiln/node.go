@@ -83,6 +83,7 @@ type node struct {
 // serve runs a server until ctx ends.
 func (c *cli) serve(ctx context.Context, cfg serveConfig) error {
 	n := &node{cfg: cfg, log: cfg.logger(), started: time.Now().UTC()}
+	slog.SetDefault(n.log) // libraries that write to the standard log by themselves write to this one
 	err := n.open(ctx)
 	if err == nil {
 		err = n.run(ctx, func() {

@@ -49,12 +49,14 @@ type PlanOptions struct {
 	Privileged bool
 	// Vault returns the value of a secret that a task file names. Nil means that there is none.
 	Vault func(taskspec.Secret) (string, error)
+	// AliasFile reads an alias file of the source. Nil means that the source is not known yet.
+	AliasFile func(name string) ([]byte, error)
 }
 
 // Plan turns a run's specification into the task to execute, or says what is wrong with it:
 // taskspec.Errors when the task file is. Warnings come in either case. It reads nothing but its arguments, so a server can refuse a
-// request with the same words before it is queued. A task file of the context is not known then: the
-// rest is checked, and the task is nil.
+// request with the same words before it is queued. A task file of the context is not known then, nor is one whose
+// alias files are: the rest is checked, and the task is nil.
 func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	vars := runVars(r, opt.Registry)
 	switch {
@@ -168,8 +170,16 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 	for k, v := range opt.Secrets {
 		set = append(set, k+"="+v)
 	}
+	unknown, aliasFile := false, opt.AliasFile
+	if aliasFile == nil && spec.Context != "" {
+		aliasFile = func(string) ([]byte, error) { unknown = true; return nil, nil }
+	}
 	t, warnings, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
-		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Secrets: opt.Vault, Encoded: spec.Context == "", DockerCommands: true})
+		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Secrets: opt.Vault, AliasSource: aliasFile,
+		Encoded: spec.Context == "", DockerCommands: true})
+	if unknown {
+		return nil, nil, nil // what the text will be, the worker will see
+	}
 	if err != nil {
 		return nil, warnings, err
 	}

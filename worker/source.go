@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path"
 	"strings"
 	"time"
 	"unicode"
@@ -191,6 +192,22 @@ func (a *attempt) readOneOf(ctx context.Context, src Source, what string, names 
 		err = fmt.Errorf("%s %q in %s: %w", what, name, a.where(), err)
 	}
 	return "", nil, &planError{err}
+}
+
+// aliasFile reads a file that alias.src names.
+func (a *attempt) aliasFile(ctx context.Context, name string) ([]byte, error) {
+	if strings.Contains(name, "://") {
+		return nil, errors.New("files of other hosts are not read; copy it into the context")
+	}
+	name = strings.TrimPrefix(path.Clean(name), workspace+"/")
+	if err := insideSource(name); err != nil {
+		return nil, err
+	}
+	content, err := a.src.ReadFile(ctx, name, maxTaskFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("is not in %s", a.where())
+	}
+	return content, err
 }
 
 func quoted(names []string) string {

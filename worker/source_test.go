@@ -120,6 +120,45 @@ func TestTaskFileOfTheContextIsPlannedWithoutIt(t *testing.T) {
 	}
 }
 
+// TestAliasFilesAreReadFromTheSource has a task whose image stands in files of its source.
+func TestAliasFilesAreReadFromTheSource(t *testing.T) {
+	t.Parallel()
+	s := &script{}
+	g := newRig(t, s)
+	g.w.Open = func(context.Context, OpenRequest) (Source, error) {
+		return newCommit(map[string]string{"a.yaml": "img: first\nword: hello\n", "ci/b.yaml": "img: second\n"}), nil
+	}
+	for i, c := range []struct {
+		src  string
+		want run.State
+		text string
+	}{
+		{"a.yaml, /workspace/ci/b.yaml", run.Succeeded, ""},
+		{"no.yaml", run.Failed, `kiln.yaml:3:9: alias.src: "no.yaml": is not in https://git.test/o/r.git`},
+		{"../a.yaml", run.Failed, "is no path inside the context"},
+		{"/etc/a.yaml", run.Failed, "is no path inside the context"},
+		{"https://git.test/a.yaml", run.Failed, "files of other hosts are not read"},
+	} {
+		r := fileRun("version: v1.1.0\nalias:\n  src: [" + c.src + "]\nsteps:\n- cmd: $img $word\n")
+		r.ID = testRun[:11] + string(rune('a'+i))
+		if task, _, err := Plan(r, PlanOptions{Registry: "reg.test:5000"}); task != nil || err != nil {
+			t.Errorf("%s: plan without the source: %v, %v", c.src, task, err)
+		}
+		rep := final(g.execute(t, g.assign(t, r, nil)))
+		if rep == nil || rep.Final != c.want || !strings.Contains(rep.Reason, c.text) {
+			t.Errorf("%s: %+v, want %s, %q", c.src, rep, c.want, c.text)
+		}
+	}
+	if c := s.runs[0]; len(s.runs) != 1 || !strings.Contains(c.Image, "second") || len(c.Args) != 1 || c.Args[0] != "hello" {
+		t.Errorf("executed: %+v", s.runs)
+	}
+	r := fileRun("version: v1.1.0\nalias:\n  src: [a.yaml]\nsteps:\n- cmd: $img\n")
+	r.Spec.Context = ""
+	if _, _, err := Plan(r, PlanOptions{}); err == nil || !strings.Contains(err.Error(), "alias files cannot be read here") {
+		t.Errorf("a run without a source has an alias file: %v", err)
+	}
+}
+
 func TestImagesAreAnnotatedWithWhatTheyAreMadeFrom(t *testing.T) {
 	t.Parallel()
 	s := &script{}

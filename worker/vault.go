@@ -15,8 +15,12 @@ const vaultTimeout = 30 * time.Second
 
 // planOptions are those of the attempt's own plan.
 func (a *attempt) planOptions(ctx context.Context) PlanOptions {
-	return PlanOptions{Registry: a.w.Registry, Secrets: a.secrets.Set, Images: a.w.Images, Privileged: a.w.Privileged,
+	opt := PlanOptions{Registry: a.w.Registry, Secrets: a.secrets.Set, Images: a.w.Images, Privileged: a.w.Privileged,
 		Vault: func(s taskspec.Secret) (string, error) { return a.vault(ctx, s) }}
+	if a.src != nil {
+		opt.AliasFile = func(name string) ([]byte, error) { return a.aliasFile(ctx, name) }
+	}
+	return opt
 }
 
 // vault returns the value of a secret that the task file names. From then on it is masked.

@@ -22,7 +22,10 @@ func vaultArgs(t *testing.T) []string {
 	if err := os.WriteFile(filepath.Join(dir, "db-password"), []byte(filedSecret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return []string{"--vault", "vault.test=file:" + dir, "--vault", "store.test=store:ci-"}
+	if err := os.WriteFile(filepath.Join(dir, "torture-token"), []byte(tortureToken+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{"--vault", "vault.test=file:" + dir, "--vault", "vault.example=file:" + dir, "--vault", "store.test=store:ci-"}
 }
 
 const taskVaults = `version: v1.1.0

@@ -1,0 +1,3 @@
+ARG REGISTRY
+FROM ${REGISTRY}/base:latest
+WORKDIR /opt/tool

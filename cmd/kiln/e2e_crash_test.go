@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -16,11 +17,13 @@ import (
 	"kiln/internal/run"
 )
 
-// taskSlow builds, works for a while in a container, and pushes.
+// taskSlow builds, pushes, works for a while in a container, and pushes again.
 const taskSlow = `version: v1.1.0
 steps:
   - id: image
-    build: -t $Registry/slow:$ID .
+    build: -t $Registry/slow:$ID -t $Registry/slow/early:$ID .
+  - id: early
+    push: ["$Registry/slow/early:$ID"]
   - id: slow
     cmd: $Registry/slow:$ID sh -c 'for i in 1 2 3 4 5 6; do echo "tick $i"; sleep 1; done'
   - id: publish
@@ -33,7 +36,9 @@ func slowRun(t *testing.T, s *server) (id string, out *syncBuffer, wait func() i
 	dir := files(t, map[string]string{"Dockerfile": base, "acr-task.yaml": taskSlow})
 	id = strings.TrimSpace(s.must("run", "--no-wait", dir))
 	out, wait = s.follow("logs", "-f", id)
-	waitFor(t, "the container to work", func() bool { return strings.Contains(out.String(), "slow | tick 2") })
+	waitUntil(t, 2*time.Minute, func() bool { return strings.Contains(out.String(), "slow | tick 2") }, func() string {
+		return "the container does not work:\n" + out.String()
+	})
 	return id, out, wait
 }
 
@@ -53,17 +58,22 @@ func tagExists(t *testing.T, s *server, id string) bool {
 }
 
 // checkTakenOver checks that a run whose first attempt was killed has succeeded in its second, without
-// building again.
+// building or pushing again what was.
 func checkTakenOver(t *testing.T, s *server, id, log string) {
 	t.Helper()
 	r := s.show(id)
 	if r.State != run.Succeeded || r.Attempt != 2 || r.Attempts[0].Outcome != "lost" {
 		t.Fatalf("run is %s after attempt %d: %s\n%+v", r.State, r.Attempt, r.Reason, r.Attempts)
 	}
-	if r.Steps[0].Attempt != 1 || r.Steps[1].Attempt != 2 {
-		t.Errorf("the build was done by attempt %d, the container ran in attempt %d; want 1 and 2", r.Steps[0].Attempt, r.Steps[1].Attempt)
+	for i, attempt := range []int{1, 1, 2, 2} {
+		if st := r.Steps[i]; st.Attempt != attempt || st.Tries != 1 {
+			t.Errorf("step %s was done %d times, by attempt %d, want once by attempt %d", st.ID, st.Tries, st.Attempt, attempt)
+		}
 	}
-	for _, want := range []string{"attempt 2", "image | => finished by an earlier attempt"} {
+	if len(r.Images) != 2 {
+		t.Errorf("images: %v, want one of each push", r.Images)
+	}
+	for _, want := range []string{"attempt 2, on worker", "image | => finished by an earlier attempt", "early | => finished by an earlier attempt"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("log lacks %q:\n%s", want, log)
 		}

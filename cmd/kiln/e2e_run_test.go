@@ -25,7 +25,7 @@ func TestServer(t *testing.T) {
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
-		"build options": testBuildOptions, "reproducible": testReproducible, "outside": testDockerfilesStayOutside, "torture": testTorture,
+		"build options": testBuildOptions, "reproducible": testReproducible, "outside": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

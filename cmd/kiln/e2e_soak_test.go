@@ -87,10 +87,10 @@ func checkRun(t *testing.T, s *server, r run.Run) {
 	t.Helper()
 	switch {
 	case r.State == run.Error && strings.Contains(r.Reason, "given up after 3"):
-	case r.State != run.Succeeded || len(r.Images) != 1:
+	case r.State != run.Succeeded || len(r.Images) == 0:
 		t.Errorf("run %s is %s with %d images: %s", r.ID, r.State, len(r.Images), r.Reason)
 	default:
-		got, err := s.image(s.host() + "/slow:" + r.ID).Digest()
+		got, err := s.image(s.host() + "/slow:" + r.ID).Digest() // all images of a run are the same
 		if err != nil || got.String() != r.Images[0].Digest {
 			t.Errorf("run %s: the tag is %s, %v, the record says %s", r.ID, got, err, r.Images[0].Digest)
 		}

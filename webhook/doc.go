@@ -6,8 +6,13 @@
 //   - No byte of a body is parsed before its signature or token has been checked, over the bytes as
 //     they came and in constant time. A hook has one secret, or two while one replaces the other. An
 //     empty secret admits nobody, an empty or cut signature neither.
-//   - 202 is answered after every event of the delivery is stored. If one cannot be, the answer is 503
-//     with Retry-After; what was stored before is found again when the sender repeats.
+//   - 202 is answered after JetStream has stored the delivery: each of its events or, while more than two
+//     deliveries are in hand, the delivery as it came, in one message with others. If that cannot be done,
+//     the answer is 503 with Retry-After; what was stored before is found again when the sender repeats.
+//   - Intake.Run makes of deliveries that are stored as they came the events that they would have been at
+//     once. It begins when there have not been that many for 5 ms, or 2 s after they were stored, and may
+//     be killed at any moment. One that cannot be decoded becomes an event of its own, delivery.rejected.
+//   - A delivery does not overtake one that this process has accepted before.
 //   - A delivery that is repeated makes no second event: the event's ID is a hash of the sender's
 //     delivery ID and of the facts (repository, ref, before, after ...). Neither alone would do: forges
 //     reuse IDs in their samples, and the same facts come true again when a ref goes back and forth. A
@@ -20,12 +25,12 @@
 //     body, unless that is above 1 MiB even when compressed, or repeats a secret of the hook. Other
 //     headers are not kept.
 //
-// A Handler is safe for concurrent use and keeps nothing between deliveries.
+// A Handler is safe for concurrent use and keeps nothing between deliveries but memory to use again.
 //
 // # Answers
 //
 //	200  a ping, or a delivery that is of no interest; the body says why
-//	202  all events are stored
+//	202  all events are stored, and named; or the delivery is, to be decoded later: {"accepted":true}
 //	400  the body is not what the provider sends
 //	404  no such hook, or not authenticated
 //	405  not a POST

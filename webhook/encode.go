@@ -25,6 +25,28 @@ type envelope struct {
 	Data        any       `json:"data"`
 }
 
+// events encodes the events of a delivery, which was received with that size at that time, one after the
+// other, and hands each to put, until that returns an error. It works in space.
+func (d delivery) events(p provider, size int, received time.Time, space []byte, put func(id, subject string, encoded []byte) error) error {
+	via := event.Delivery{Hook: d.hook.ID, Provider: d.hook.Provider, ID: clip(p.id(d.header), maxName), Received: received.UTC(),
+		Header: kept(d.header), Size: size}
+	keep(&via, d, space)
+	for i, f := range d.facts {
+		via.Index = i
+		if i > 0 {
+			via.Body, via.Encoding = nil, ""
+		}
+		id, subject, encoded, err := encode(f, via)
+		if err != nil {
+			return err
+		}
+		if err := put(id, subject, encoded); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // encode returns an event's ID, where it is to be published, and its JSON.
 func encode(f fact, via event.Delivery) (id, subject string, encoded []byte, err error) {
 	e := envelope{SpecVersion: "1.0", Source: Prefix + via.Provider + "/" + via.Hook, Time: via.Received}
@@ -40,6 +62,10 @@ func encode(f fact, via event.Delivery) (id, subject string, encoded []byte, err
 		p.Delivery, e.Data, e.Type = via, p, event.TypePullRequestUpdated
 		e.Subject = repositoryName(p.Repository) + "#" + strconv.Itoa(p.Number)
 		key = append(repositoryKey(p.Repository), strconv.Itoa(p.Number), p.Action, p.HeadSHA, p.BaseRef)
+	case f.rejected != nil:
+		p := f.rejected
+		p.Delivery, e.Data, e.Type = via, p, event.TypeDeliveryRejected
+		e.Subject = p.Reason
 	default:
 		p := f.image
 		p.Delivery, e.Data, e.Type = via, p, event.TypeRegistryPushed

@@ -305,3 +305,33 @@ func FuzzToken(f *testing.F) {
 		}
 	})
 }
+
+// FuzzRecords has batches read that are damaged, and what was written read back.
+func FuzzRecords(f *testing.F) {
+	hook := Hook{ID: "h1", Provider: "github", Registry: "registry.example.com"}
+	header := http.Header{"X-Github-Event": {"push"}, "Content-Type": {"application/json"}}
+	one := appendRecord([]byte{batchFormat}, hook, time.Unix(1, 2), header, []byte(`{"ref":"refs/heads/main"}`))
+	f.Add(one)
+	f.Add(appendRecord(one, hook, time.Unix(3, 4), nil, nil))
+	f.Add(one[:len(one)-1])
+	f.Fuzz(func(t *testing.T, batch []byte) {
+		all, err := records(batch)
+		if err != nil {
+			return
+		}
+		for _, r := range all {
+			raw, err := r.body(nil)
+			if err != nil {
+				continue
+			}
+			again, err := records(appendRecord([]byte{batchFormat}, r.hook, r.received, r.header, raw))
+			if err != nil || len(again) != 1 {
+				t.Fatalf("%d records: %v", len(again), err)
+			}
+			got, err := again[0].body(nil)
+			if err != nil || string(got) != string(raw) || again[0].hook.ID != r.hook.ID || !again[0].received.Equal(r.received) {
+				t.Errorf("%+v came back as %+v: %v", r, again[0], err)
+			}
+		}
+	})
+}

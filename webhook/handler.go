@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"kiln/internal/bus"
-	"kiln/internal/event"
 )
 
 // Prefix is the path below which hooks are served: Prefix, provider, slash, hook ID.
@@ -47,13 +46,15 @@ type Hook struct {
 }
 
 // A Handler serves POST /hooks/{provider}/{hook ID}. Its fields are set before it is used and not
-// changed after; all but Used, Log and Now are required.
+// changed after; all but Intake, Used, Log and Now are required.
 type Handler struct {
 	// Hooks returns the hook with that ID, or an error that wraps ErrNoHook.
 	Hooks func(ctx context.Context, id string) (Hook, error)
 	// Publish stores an encoded event as the first message of subject. It returns nil when the message
 	// is stored, or was already there; an error that wraps bus.ErrFull when there is no room.
 	Publish func(ctx context.Context, subject string, encoded []byte) error
+	// Intake, if not nil, takes deliveries in while there are many at once.
+	Intake *Intake
 	// Used, if not nil, is told of each authenticated delivery.
 	Used func(id string, at time.Time)
 	Log  *slog.Logger     // nil drops what would be logged
@@ -111,16 +112,39 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// accept decodes an authenticated delivery, has its events stored and answers.
+// accept takes an authenticated delivery in, alone or with others, and answers.
 func (h *Handler) accept(w http.ResponseWriter, r *http.Request, p provider, hook Hook, raw []byte) {
+	now := h.now()
 	if h.Used != nil {
-		h.Used(hook.ID, h.now())
+		h.Used(hook.ID, now)
 	}
+	if h.Intake != nil {
+		h.Intake.enter()
+		defer h.Intake.leave()
+		if h.Intake.flooded() && shareable(r.Header, hook, raw) {
+			h.share(w, r, hook, raw, now)
+			return
+		}
+	}
+	h.direct(w, r, p, hook, raw, now)
+}
+
+// share has an authenticated delivery stored as it came, together with others, and answers.
+func (h *Handler) share(w http.ResponseWriter, r *http.Request, hook Hook, raw []byte, now time.Time) {
+	if err := h.Intake.take(hook, now, r.Header, raw); err != nil {
+		h.refuse(w, hook, err)
+		return
+	}
+	send(w, http.StatusAccepted, accepted)
+}
+
+// accepted is the answer to a delivery that is stored and yet to be decoded.
+var accepted = []byte("{\"accepted\":true}\n")
+
+// direct decodes an authenticated delivery, has its events stored and answers.
+func (h *Handler) direct(w http.ResponseWriter, r *http.Request, p provider, hook Hook, raw []byte, now time.Time) {
 	d := delivery{header: r.Header, hook: hook}
-	var err error
-	if d.body, err = payload(r.Header, raw); err == nil {
-		d.found, err = p.decode(d)
-	}
+	err := d.decode(p, raw)
 	switch {
 	case errors.Is(err, errNoRegistry):
 		h.log().Warn("delivery cannot be mapped", "hook", hook.ID, "provider", hook.Provider, "err", err)
@@ -138,47 +162,46 @@ func (h *Handler) accept(w http.ResponseWriter, r *http.Request, p provider, hoo
 		answer(w, http.StatusOK, reply{Ignored: d.ignored})
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
-	defer cancel()
-	ids, err := h.publish(ctx, d, clip(p.id(r.Header), maxName), len(raw))
-	switch {
-	case errors.Is(err, bus.ErrFull):
-		h.log().Error("event store is full, the delivery is refused", "hook", hook.ID, "provider", hook.Provider, "err", err)
-		unavailable(w, retryFull, "the event store is full")
-	case err != nil:
-		h.log().Error("event not stored, the delivery is refused", "hook", hook.ID, "provider", hook.Provider, "err", err)
-		unavailable(w, retrySoon, "events cannot be stored now")
-	default:
-		answer(w, http.StatusAccepted, reply{Events: ids})
+	ids, err := h.publish(r.Context(), d, p, len(raw), now)
+	if err != nil {
+		h.refuse(w, hook, err)
+		return
 	}
+	answer(w, http.StatusAccepted, reply{Events: ids})
 }
 
-// publish stores the events of a delivery and returns their IDs.
-func (h *Handler) publish(ctx context.Context, d delivery, sent string, size int) ([]string, error) {
-	via := event.Delivery{Hook: d.hook.ID, Provider: d.hook.Provider, ID: sent, Received: h.now().UTC(),
-		Header: kept(d.header), Size: size}
+// refuse answers a delivery that cannot be stored now.
+func (h *Handler) refuse(w http.ResponseWriter, hook Hook, err error) {
+	if errors.Is(err, bus.ErrFull) {
+		h.log().Error("event store is full, the delivery is refused", "hook", hook.ID, "provider", hook.Provider, "err", err)
+		unavailable(w, retryFull, "the event store is full")
+		return
+	}
+	h.log().Error("event not stored, the delivery is refused", "hook", hook.ID, "provider", hook.Provider, "err", err)
+	unavailable(w, retrySoon, "events cannot be stored now")
+}
+
+// publish stores the events of a delivery, which overtakes none that was accepted before, and returns
+// their IDs.
+func (h *Handler) publish(ctx context.Context, d delivery, p provider, size int, now time.Time) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	if h.Intake != nil {
+		if err := h.Intake.settled(ctx); err != nil {
+			return nil, err
+		}
+	}
 	space, ok := h.packs.Get().(*[packSpace]byte)
 	if !ok {
 		space = new([packSpace]byte)
 	}
 	defer h.packs.Put(space)
-	keep(&via, d, space[:])
 	ids := make([]string, 0, len(d.facts))
-	for i, f := range d.facts {
-		via.Index = i
-		if i > 0 {
-			via.Body, via.Encoding = nil, ""
-		}
-		id, subject, encoded, err := encode(f, via)
-		if err != nil {
-			return nil, err
-		}
-		if err := h.Publish(ctx, subject, encoded); err != nil {
-			return nil, err
-		}
+	err := d.events(p, size, now, space[:], func(id, subject string, encoded []byte) error {
 		ids = append(ids, id)
-	}
-	return ids, nil
+		return h.Publish(ctx, subject, encoded)
+	})
+	return ids, err
 }
 
 func (h *Handler) log() *slog.Logger {
@@ -208,10 +231,14 @@ func answer(w http.ResponseWriter, status int, v reply) {
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
 	_ = e.Encode(v) // strings and booleans
+	send(w, status, b.Bytes())
+}
+
+func send(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // a sender that is gone has what it needs: it will come again
+	_, _ = w.Write(body) // a sender that is gone has what it needs: it will come again
 }
 
 func answerError(w http.ResponseWriter, status int, text string) {

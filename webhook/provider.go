@@ -61,6 +61,14 @@ type delivery struct {
 	found
 }
 
+// decode fills d from the body as it came.
+func (d *delivery) decode(p provider, raw []byte) (err error) {
+	if d.body, err = payload(d.header, raw); err == nil {
+		d.found, err = p.decode(*d)
+	}
+	return err
+}
+
 // found is what a decoder has made of a delivery: facts, or a ping, or the reason for neither.
 type found struct {
 	facts   []fact
@@ -73,6 +81,8 @@ type fact struct {
 	push  *event.GitPushed
 	pull  *event.PullRequestUpdated
 	image *event.RegistryPushed
+	// rejected is a delivery that was accepted and then could not be decoded.
+	rejected *event.DeliveryRejected
 	// id and at tell the fact from others with the same data: the sender's ID of it and time of it, as
 	// far as the body has them.
 	id, at string

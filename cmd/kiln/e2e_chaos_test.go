@@ -84,6 +84,7 @@ type chaos struct {
 
 	mu           sync.Mutex
 	acknowledged []string                   // IDs of events
+	accepted     []string                   // IDs of deliveries that are to become events
 	answers      map[string]map[string]bool // IDs of runs, by key of the request
 	asked        map[string]string          // task, by key of the request
 	deliveries   int

@@ -24,6 +24,7 @@ import (
 // A ledger is all that a server has stored, read when it is not running.
 type ledger struct {
 	events    map[string]int // how often each is stored, by source and ID
+	delivered map[string]int // how many came by a delivery, by its ID
 	images    []event.Image  // published by runs, in order
 	decisions map[string][]event.Decision
 	runs      map[string]run.Run
@@ -112,7 +113,7 @@ func (c *chaos) read() *ledger {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	l := &ledger{events: map[string]int{}, decisions: map[string][]event.Decision{}, runs: map[string]run.Run{},
+	l := &ledger{events: map[string]int{}, delivered: map[string]int{}, decisions: map[string][]event.Decision{}, runs: map[string]run.Run{},
 		tasks: map[string]task.Task{}, tags: map[string]string{}}
 	err = errors.Join(l.readStreams(c.t.Context(), b), l.readPending(c.t.Context(), b),
 		st.Runs.List(c.t.Context(), func(e store.Entry[run.Run]) bool { l.runs[e.Value.ID] = e.Value; return true }),
@@ -145,6 +146,9 @@ func (l *ledger) readStreams(ctx context.Context, b *bus.Bus) error {
 		var e event.Event
 		var image event.Image
 		err := json.Unmarshal(data, &e)
+		if via := deliveryOf(e); via.ID != "" {
+			l.delivered[via.ID]++
+		}
 		if err == nil && e.Type == event.TypeImagePushed {
 			if err = json.Unmarshal(e.Data, &image); image.Run != "" {
 				l.images = append(l.images, image)
@@ -168,7 +172,7 @@ func (l *ledger) readStreams(ctx context.Context, b *bus.Bus) error {
 
 // readPending lists the readers that have not handled everything.
 func (l *ledger) readPending(ctx context.Context, b *bus.Bus) error {
-	for _, stream := range []string{bus.StreamEvents, bus.StreamDecisions, bus.StreamReports} {
+	for _, stream := range []string{bus.StreamIntake, bus.StreamEvents, bus.StreamDecisions, bus.StreamReports} {
 		s, err := b.JetStream().Stream(ctx, stream)
 		if err != nil {
 			return err
@@ -215,6 +219,11 @@ func (c *chaos) check(l *ledger) {
 			c.t.Errorf("event %s was acknowledged and is not stored", id)
 		}
 	}
+	for _, id := range c.accepted {
+		if n := l.delivered[id]; n != 1 {
+			c.t.Errorf("delivery %s was accepted and is in %d events, want 1", id, n)
+		}
+	}
 	for id, n := range l.events {
 		if n != 1 {
 			c.t.Errorf("event %s is stored %d times", id, n)
@@ -239,8 +248,8 @@ func (c *chaos) check(l *ledger) {
 	for _, r := range l.runs {
 		states[r.State]++
 	}
-	c.t.Logf("%d events, %d deliveries of them and %d repeated, %d requests; %d kills; %d stored events, runs %v, final states %v",
-		c.events, c.deliveries, c.repeats, len(c.answers), c.kills, len(l.events), states, kinds)
+	c.t.Logf("%d events, %d deliveries of them, %d of these in batches, and %d repeated, %d requests; %d kills; %d stored events, runs %v, final states %v",
+		c.events, c.deliveries, len(c.accepted), c.repeats, len(c.answers), c.kills, len(l.events), states, kinds)
 }
 
 // checkDecisions checks that each decision has its run and each run its decision, and that no track has run

@@ -56,16 +56,20 @@ func hookDelivery(f *forge, id string, payload map[string]string) delivery {
 		switch {
 		case err != nil || status == http.StatusServiceUnavailable:
 			return false
-		case status != http.StatusAccepted || len(answer.Events) == 0:
+		case status != http.StatusAccepted || len(answer.Events) == 0 && !answer.Accepted:
 			c.faults = append(c.faults, fmt.Sprintf("delivery %s: answered %d %+v", id, status, answer))
 		}
 		c.acknowledged = append(c.acknowledged, answer.Events...)
+		if answer.Accepted {
+			c.accepted = append(c.accepted, id)
+		}
 		return true
 	}
 }
 
 type hookAnswer struct {
 	Events         []string
+	Accepted       bool
 	Ignored, Error string
 }
 

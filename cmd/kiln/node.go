@@ -71,6 +71,7 @@ type node struct {
 	builder   *builder
 	hooks     *webhook.Book
 	delivery  *webhook.Handler
+	intake    *webhook.Intake
 	notifier  *notify.Notifier
 	logins    *logins // for registries
 	images    *watch.Watcher
@@ -251,6 +252,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return n.scheduler.Run(gctx) })
 	g.Go(func() error { return n.retention().Run(gctx) })
 	g.Go(func() error { return n.hooks.Run(gctx) })
+	g.Go(func() error { return n.intake.Run(gctx) })
 	g.Go(func() error { return n.notifier.Run(gctx) })
 
 	wctx, stopWorker := context.WithCancel(ctx)

@@ -20,14 +20,18 @@ import (
 const forgeTimeout = 15 * time.Second
 
 // openHooks makes what deliveries of forges and registries need.
-func (n *node) openHooks(context.Context) error {
+func (n *node) openHooks(ctx context.Context) error {
 	creator, err := n.bus.Creator()
 	if err != nil {
 		return err
 	}
 	n.onClose(creator.Close)
+	if n.intake, err = webhook.NewIntake(ctx, n.bus, creator, n.log); err != nil {
+		return err
+	}
+	n.onClose(n.intake.Close)
 	n.hooks = &webhook.Book{Store: &n.store.Hooks, Identity: n.identity, Log: n.log}
-	n.delivery = &webhook.Handler{Hooks: n.hooks.Hook, Used: n.hooks.Used, Publish: webhook.Publisher(creator), Log: n.log}
+	n.delivery = &webhook.Handler{Hooks: n.hooks.Hook, Used: n.hooks.Used, Publish: webhook.Publisher(creator), Intake: n.intake, Log: n.log}
 	n.notifier = &notify.Notifier{Bus: n.bus, Store: n.store, Secret: n.secrets().Value, Guard: n.notifyGuard(), ForgeGuard: n.forgeGuard(),
 		Unseal: n.identity.Open, Forges: n.cfg.forgeHosts(), RunURL: n.cfg.runURL(), Log: n.log}
 	return nil

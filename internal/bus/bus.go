@@ -31,6 +31,7 @@ const (
 	StreamLogs      = "LOGS"
 	StreamTimers    = "TIMERS"
 	StreamNotify    = "NOTIFY"
+	StreamIntake    = "INTAKE" // deliveries of a flood, as they came, until they are in EVENTS
 )
 
 // ErrConflict is returned when a guarded publish finds that the subject has moved on.
@@ -111,6 +112,10 @@ func streams() []streamConfig {
 			Name: StreamNotify, Subjects: []string{event.SubjectNotify}, Retention: jetstream.WorkQueuePolicy,
 			MaxAge: 2 * day, MaxMsgsPerSubject: 10_000, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
 			MaxBytes: 1 << 30,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamIntake, Subjects: []string{event.SubjectIntake}, Retention: jetstream.WorkQueuePolicy,
+			MaxBytes: 1 << 30, Discard: jetstream.DiscardNew,
 		}},
 		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamLogs, Subjects: []string{event.SubjectLogs}, MaxAge: 30 * day, MaxBytes: 16 << 30,

@@ -9,6 +9,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// Data returns the message as it was stored, for what is not JSON. It must not be changed.
+func (m Message) Data() []byte { return m.msg.Data() }
+
+// Stored returns when the message was stored.
+func (m Message) Stored() (time.Time, error) {
+	meta, err := m.msg.Metadata()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return meta.Timestamp, nil
+}
+
 // Attempt returns which delivery of the message this is, from 1.
 func (m Message) Attempt() (int, error) {
 	meta, err := m.msg.Metadata()

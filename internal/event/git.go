@@ -123,5 +123,15 @@ type Delivery struct {
 	Omitted string `json:"omitted,omitempty"`
 }
 
+// TypeDeliveryRejected is the type of a delivery that was accepted, as one of many at once, and then could
+// not be decoded: nothing follows of it.
+const TypeDeliveryRejected = "delivery.rejected" // data: DeliveryRejected
+
+// DeliveryRejected is the data of TypeDeliveryRejected.
+type DeliveryRejected struct {
+	Reason   string   `json:"reason"`
+	Delivery Delivery `json:"delivery"`
+}
+
 // MaxDeliveryBody is the largest Body of a Delivery, in bytes as stored.
 const MaxDeliveryBody = 1 << 20

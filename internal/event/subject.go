@@ -15,7 +15,13 @@ const (
 	SubjectReports   = "kiln.report.*"
 	SubjectLogs      = "kiln.log.*.*"
 	SubjectTimers    = "kiln.timer.>"
+	// SubjectIntake carries batches of deliveries that have been taken in and are to become events.
+	SubjectIntake = "kiln.intake"
 )
+
+// MovedSubject carries a plain NATS hint: the batches on SubjectIntake, up to this stream sequence, are in
+// the events now.
+const MovedSubject = "kiln.moved"
 
 // QuickTask stands for the task UID on the subjects of runs that belong to no task.
 const QuickTask = "quick"

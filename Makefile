@@ -13,13 +13,25 @@ export CGO_ENABLED ?= 0
 SOAK ?= 3
 FUZZTIME ?= 30s
 
-.PHONY: help build check test soak bench demo fuzz clean
+# The docker program of containers, which is part of the source as it is compiled here.
+SHIM := internal/buildkit/shim/docker
+SHIMFLAGS := -Os -std=gnu11 -Wall -Wextra -Werror -static -nostdlib -ffreestanding -fno-stack-protector \
+	-fno-asynchronous-unwind-tables -fno-pic -no-pie -fno-tree-loop-distribute-patterns \
+	-Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,noexecstack -s
+
+.PHONY: help build shim check test soak bench demo fuzz clean
 
 help: ## list what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the program, as bin/kiln
 	go build -o bin/kiln ./cmd/kiln
+
+shim: ## the docker program of containers anew; needs gcc, gcc-aarch64-linux-gnu
+	gcc $(SHIMFLAGS) -o $(SHIM)/docker-amd64 $(SHIM)/docker.c
+	strip -R .comment $(SHIM)/docker-amd64
+	aarch64-linux-gnu-gcc $(SHIMFLAGS) -o $(SHIM)/docker-arm64 $(SHIM)/docker.c
+	aarch64-linux-gnu-strip -R .comment $(SHIM)/docker-arm64
 
 check: ## formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \

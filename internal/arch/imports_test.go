@@ -31,6 +31,7 @@ var layer = map[string]int{
 	// Parts of the infrastructure that others of them are made of.
 	"internal/buildkit/progress":      5,
 	"internal/buildkit/limits":        5,
+	"internal/buildkit/shim":          5,
 	"internal/netguard":               5,
 	"internal/buildkit/daemon/runnet": 5,
 	"internal/buildkit/daemon":        6,

@@ -49,7 +49,7 @@ func TestSession(t *testing.T) {
 	e := newEnv(t)
 	for name, test := range map[string]func(*testing.T, *env){
 		"build": testBuild, "build options": testBuildOptions, "run": testRun, "containers": testContainers, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials, "allowed images": testAllowedImages,
-		"workspaces of a changing source": testSeeds, "services": testServices, "isolation": testIsolation, "host": testHost,
+		"docker": testDocker, "workspaces of a changing source": testSeeds, "services": testServices, "isolation": testIsolation, "host": testHost,
 		"unprepared for SIGTERM": testUnprepared,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })

@@ -33,6 +33,8 @@ type gateway struct {
 	workspace lazy[*workspace]
 	volumes   *volumeFiles
 	uploads   *uploads
+	program   lazy[gwclient.Reference] // the docker program of containers
+	calls     *dockerCalls
 
 	stop  chan struct{} // closed to end it
 	abort context.CancelCauseFunc
@@ -52,14 +54,16 @@ func (s *runSession) openGateway(ctx context.Context) (*gateway, error) {
 		abort(err)
 		return nil, fmt.Errorf("session: %w", err)
 	}
-	volumes, trees := &volumeFiles{}, &uploads{}
+	volumes, trees, calls := &volumeFiles{}, &uploads{}, &dockerCalls{}
 	files.Allow(filesync.NewFSSyncProvider(trees))
 	files.Allow(&credentials{lookup: s.cfg.Credentials, redact: s.redact})
+	files.Allow(calls)
 	files.Allow(secretsprovider.NewSecretProvider(volumes))
 	g := &gateway{
 		session:   s,
 		volumes:   volumes,
 		uploads:   trees,
+		calls:     calls,
 		sessionID: files.ID(),
 		stop:      make(chan struct{}),
 		abort:     abort,

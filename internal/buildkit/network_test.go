@@ -343,6 +343,7 @@ func TestServicesOnTheHostsNetwork(t *testing.T) {
 	if err := l.Close(); err != nil { // the service takes it
 		t.Fatal(err)
 	}
+	t.Run("docker", func(t *testing.T) { testDocker(t, e) })
 	s := e.open(t, solve.SessionConfig{})
 	c := e.shell("echo up; exec busybox httpd -f -p " + port + " -h /etc")
 	c.Step = "My_Web"

@@ -35,44 +35,26 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	if err != nil {
 		return -1, err
 	}
-	var img *image
-	var shared *workspace
-	prepare, pctx := errgroup.WithContext(ctx)
-	prepare.Go(func() (err error) {
-		img, err = g.image(pctx, c.Image, c.Pull)
-		return err
-	})
-	prepare.Go(func() (err error) {
-		shared, err = g.workspace.get(pctx, g.createWorkspace)
-		return err
-	})
-	if err := prepare.Wait(); err != nil {
+	img, shared, err := g.prepare(ctx, c)
+	if err != nil {
 		return -1, causeOf(ctx, err)
 	}
 	start, err := startRequest(c, img.config)
 	if err != nil {
 		return -1, err
 	}
-	place, err := s.place(ctx, c)
+	docker, endDocker, err := g.docker(ctx, c, start.Env)
 	if err != nil {
 		return -1, err
 	}
-	hosts, err := extraHosts(place.hosts)
-	if err != nil {
-		return -1, err
-	}
+	defer endDocker()
 	if start.Env, err = s.limited(ctx, c, start.Env, log); err != nil {
 		return -1, err
 	}
 	volumes, forget := g.volumes.mounts(c.Volumes)
 	defer forget()
 	root := gwclient.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: img.rootfs}
-	ctr, err := g.newContainer(ctx, gwclient.NewContainerRequest{
-		Mounts:     slices.Concat([]gwclient.Mount{root}, shared.mounts, volumes),
-		Hostname:   place.hostname,
-		NetMode:    place.mode,
-		ExtraHosts: hosts,
-	})
+	ctr, err := g.newContainer(ctx, c, slices.Concat([]gwclient.Mount{root}, shared.mounts, docker, volumes))
 	if err != nil {
 		return -1, err
 	}
@@ -82,10 +64,44 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	return g.execute(ctx, ctr, start, stderr, c.Started)
 }
 
-func (g *gateway) newContainer(ctx context.Context, req gwclient.NewContainerRequest) (gwclient.Container, error) {
+// prepare brings to the daemon what c needs.
+func (g *gateway) prepare(ctx context.Context, c solve.Container) (img *image, shared *workspace, err error) {
+	all, ctx := errgroup.WithContext(ctx)
+	all.Go(func() (err error) {
+		img, err = g.image(ctx, c.Image, c.Pull)
+		return err
+	})
+	all.Go(func() (err error) {
+		shared, err = g.workspace.get(ctx, g.createWorkspace)
+		return err
+	})
+	if c.Docker != nil {
+		all.Go(func() error {
+			_, err := g.program.get(ctx, g.makeProgram)
+			return err
+		})
+	}
+	return img, shared, all.Wait()
+}
+
+// newContainer makes the container of c with what is mounted in it.
+func (g *gateway) newContainer(ctx context.Context, c solve.Container, mounts []gwclient.Mount) (gwclient.Container, error) {
+	place, err := g.session.place(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := extraHosts(place.hosts)
+	if err != nil {
+		return nil, err
+	}
 	ctx, cancel := g.while(ctx)
 	defer cancel()
-	ctr, err := g.NewContainer(ctx, req)
+	ctr, err := g.NewContainer(ctx, gwclient.NewContainerRequest{
+		Mounts:     mounts,
+		Hostname:   place.hostname,
+		NetMode:    place.mode,
+		ExtraHosts: hosts,
+	})
 	if err != nil {
 		failure, _ := g.failure(ctx, err)
 		return nil, fmt.Errorf("container: %w", failure)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"time"
 
@@ -202,6 +203,24 @@ type Container struct {
 	Memory int64
 	// Volumes are directories that exist in memory only, with these files, and end with the container.
 	Volumes []Volume
+	// Docker serves the docker program that the container then has. Nil means that it has none but its own,
+	// as has one whose environment names a DOCKER_HOST.
+	Docker DockerFunc
+}
+
+// A DockerFunc executes a docker command for a program of a container and returns its exit code. Its context
+// ends when nobody waits for it any more, at the latest with the container; then it has to return. It may be
+// called concurrently.
+type DockerFunc func(ctx context.Context, c DockerCommand) (exitCode int)
+
+// A DockerCommand is what a program of a container has asked docker for.
+type DockerCommand struct {
+	Args []string // without the program's name
+	Dir  string   // working directory, absolute; "" if it could not be told
+	Env  []string // NAME=VALUE
+	// Stdin returns all of the standard input, not more than a megabyte. Who does not call it leaves it alone.
+	Stdin          func() ([]byte, error)
+	Stdout, Stderr io.Writer
 }
 
 // A Volume is a directory of a container with files that no other container sees.

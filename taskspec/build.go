@@ -99,7 +99,9 @@ func (p *parser) buildFlag(at place, b *Build, f option) {
 		if f.value != "default" {
 			p.warnf(at, "build", "--isolation has no effect here: it is for Windows")
 		}
-	case "rm", "progress", "quiet", "load": // nothing to be done differently
+	case "quiet":
+		b.Quiet = f.value == "true"
+	case "rm", "progress", "load": // nothing to be done differently
 	default:
 		if list := b.list(f.name); list != nil {
 			*list = append(*list, f.value)

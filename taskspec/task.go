@@ -78,6 +78,7 @@ type Build struct {
 	Annotation []KeyValue
 	NoCache    bool
 	Pull       bool
+	Quiet      bool
 	Network    string
 	AddHosts   []string
 	Secrets    []string // --secret values as written: id=x,src=y

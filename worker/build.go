@@ -19,34 +19,40 @@ func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 	if err != nil {
 		return &stepFailure{s.ID, err}
 	}
+	rec.Output, err = a.makeImage(ctx, s, b, a.logs.sink(s.ID))
+	return err
+}
+
+// makeImage executes a build of a step and makes its image known in the run.
+func (a *attempt) makeImage(ctx context.Context, s *taskspec.Step, b solve.Build, log solve.LogFunc) (*run.Output, error) {
 	trees := &remotes{a: a, step: s}
 	defer trees.close()
 	gctx, err := trees.open(ctx, &b)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	a.annotate(gctx, &b)
-	built, err := a.solve(gctx, b)
+	built, err := a.solve(gctx, b, log)
 	if err != nil && ctx.Err() == nil && gctx.Err() != nil {
 		err = trees.failure("remote context", context.Cause(gctx)) // BuildKit itself says only that it was stopped
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	rec.Output = &run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime, BuiltBy: built.BuiltBy}
-	a.images.add(*rec.Output)
+	out := run.Output{Digest: built.Digest, Ref: built.Ref, Tags: s.Build.Tags, Bases: built.Bases, Runtime: built.Runtime, BuiltBy: built.BuiltBy}
+	a.images.add(out, s.ID)
 	for i := range built.Bases {
 		built.Bases[i].Step = s.ID
 	}
 	a.reports.bases(built.Bases)
-	return nil
+	return &out, nil
 }
 
 // buildRequest translates a build step for the solver, but for the contexts that have to be fetched.
 func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
 	b := s.Build
 	dir, err := inWorkspace(s.WorkingDirectory)
-	if err != nil && !isRemote(b.Context) {
+	if elsewhere := isRemote(b.Context) || path.IsAbs(b.Context) && (b.Dockerfile == "" || path.IsAbs(b.Dockerfile)); err != nil && !elsewhere {
 		return solve.Build{}, err
 	}
 	req := solve.Build{

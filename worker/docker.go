@@ -28,9 +28,21 @@ import (
 
 // docker executes a step that is a docker command, on the images of the run: there is no daemon.
 func (a *attempt) docker(ctx context.Context, s *taskspec.Step) error {
-	d := s.Cmd.Docker
-	var text string
-	var err error
+	text, err := a.dockerCommand(ctx, s.Cmd.Docker)
+	if text != "" {
+		a.logs.add(s.ID, []event.LogEntry{{Time: time.Now().UTC(), Stream: event.StreamStdout, Data: []byte(text)}})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return &stepFailure{s.ID, err}
+}
+
+// dockerCommand executes a docker command that neither builds nor pushes, and returns what it prints.
+func (a *attempt) dockerCommand(ctx context.Context, d *taskspec.Docker) (text string, err error) {
 	switch d.Command {
 	case "version":
 		text = fmt.Sprintf("kiln, without a Docker daemon\nBuildKit %s\n", a.w.BuildKit)
@@ -47,18 +59,12 @@ func (a *attempt) docker(ctx context.Context, s *taskspec.Step) error {
 	case "logout":
 		a.signedIn.forget(d.Args...)
 	default:
-		err = fmt.Errorf("docker %s is not known to this worker", d.Command)
+		err = errors.New("this worker does not know it")
 	}
-	if text != "" {
-		a.logs.add(s.ID, []event.LogEntry{{Time: time.Now().UTC(), Stream: event.StreamStdout, Data: []byte(text)}})
+	if err != nil {
+		err = fmt.Errorf("docker %s: %w", d.Command, err)
 	}
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	}
-	return &stepFailure{s.ID, fmt.Errorf("docker %s: %w", d.Command, err)}
+	return text, err
 }
 
 // table lists the images of the run.

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/distribution/reference"
+	godigest "github.com/opencontainers/go-digest"
 
 	"kiln/internal/run"
 )
@@ -27,7 +28,8 @@ type images struct {
 type builtImage struct {
 	staging string // repository, without the host; empty if the image is in another registry
 	output  run.Output
-	pulled  bool // it has been pulled under this name
+	step    string // that has built it
+	pulled  bool   // it has been pulled under this name
 }
 
 // newImages starts with what earlier attempts of the run have built.
@@ -35,7 +37,7 @@ func newImages(w *Worker, r run.Run) *images {
 	im := &images{registry: w.Registry, aliases: w.Aliases, built: map[string]builtImage{}}
 	for _, s := range r.Steps {
 		if s.Output != nil && s.State == run.StepSucceeded {
-			im.add(*s.Output)
+			im.add(*s.Output, s.ID)
 		}
 	}
 	return im
@@ -77,22 +79,26 @@ func parseReference(name string) (reference.Named, error) {
 	return reference.TagNameOnly(ref), nil
 }
 
-// add makes a build's output available under its tags.
-func (im *images) add(out run.Output) {
+// add makes the output of a step's build available under its tags, or, without any, by its digest alone.
+func (im *images) add(out run.Output, step string) {
 	staged, err := reference.ParseNormalizedNamed(out.Ref)
 	if err != nil {
 		return // made by reference.WithDigest, so it parses
 	}
+	built := builtImage{staging: reference.Path(staged), output: out, step: step}
 	im.mu.Lock()
 	defer im.mu.Unlock()
+	if len(out.Tags) == 0 {
+		im.built[out.Ref] = built
+	}
 	for _, t := range out.Tags {
 		if ref, err := im.canonical(t); err == nil {
-			im.built[ref.String()] = builtImage{staging: reference.Path(staged), output: out}
+			im.built[ref.String()] = built
 		}
 	}
 }
 
-// find returns the image built under a name in this run.
+// find returns the image built under a name, or with a digest, in this run.
 func (im *images) find(name string) (builtImage, bool) {
 	ref, err := im.canonical(name)
 	if err != nil {
@@ -101,8 +107,19 @@ func (im *images) find(name string) (builtImage, bool) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	b, ok := im.built[ref.String()]
+	if !ok && validDigest(name) {
+		for _, b := range im.built {
+			if b.output.Digest == name {
+				return b, true
+			}
+		}
+	}
 	return b, ok
 }
+
+// validDigest reports whether name is what docker build -q prints. It could be a name as well, of a tag of 64
+// digits.
+func validDigest(name string) bool { return godigest.Digest(name).Validate() == nil }
 
 // staged reports whether ref, with its digest, is that of an image of this run.
 func (im *images) staged(ref string) bool {
@@ -122,7 +139,7 @@ func (im *images) contexts() map[string]string {
 	defer im.mu.Unlock()
 	m := make(map[string]string, len(im.built))
 	for name, b := range im.built {
-		if !b.pulled { // that name means the same to a build, which then knows its base by name
+		if !b.pulled && name != b.output.Ref { // that name means the same to a build, which then knows its base by name
 			m[name] = b.output.Ref
 		}
 	}

@@ -42,7 +42,7 @@ func TestNamesBuiltInTheRunWin(t *testing.T) {
 	t.Parallel()
 	im := testImages()
 	out := run.Output{Digest: someDigest, Ref: "reg.test:5000/kiln/staging/app@" + someDigest, Tags: []string{"node", "localhost:5000/app:v1"}}
-	im.add(out)
+	im.add(out, "b")
 	for _, name := range []string{"node", "node:latest", "docker.io/library/node", "reg.test:5000/app:v1", "127.0.0.1:5000/app:v1", "localhost:5000/app:v1"} {
 		if b, ok := im.find(name); !ok || b.output.Ref != out.Ref || b.staging != "kiln/staging/app" {
 			t.Errorf("find(%s) = %+v, %v", name, b, ok)
@@ -57,7 +57,7 @@ func TestNamesBuiltInTheRunWin(t *testing.T) {
 	if len(ctx) != 2 || ctx["docker.io/library/node:latest"] != out.Ref || ctx["reg.test:5000/app:v1"] != out.Ref {
 		t.Errorf("contexts() = %v", ctx)
 	}
-	im.add(run.Output{Digest: someDigest, Ref: strings.Replace(out.Ref, "app@", "two@", 1), Tags: []string{"node"}})
+	im.add(run.Output{Digest: someDigest, Ref: strings.Replace(out.Ref, "app@", "two@", 1), Tags: []string{"node"}}, "b")
 	if b, _ := im.find("node"); b.staging != "kiln/staging/two" {
 		t.Errorf("the later build of a name does not win: %+v", b)
 	}

@@ -100,7 +100,7 @@ func (a *attempt) provenanceOf(repository string, built builtImage, now time.Tim
 	def, det := &st.Predicate.BuildDefinition, &st.Predicate.RunDetails
 	def.BuildType = buildType
 	def.ExternalParameters = a.external()
-	def.InternalParameters = internal{Run: a.run.ID, Attempt: a.run.Attempt, Step: a.builder(built), BuiltBy: built.output.BuiltBy,
+	def.InternalParameters = internal{Run: a.run.ID, Attempt: a.run.Attempt, Step: built.step, BuiltBy: built.output.BuiltBy,
 		Cause: run.Cause{Kind: a.run.Cause.Kind, Trigger: a.run.Cause.Trigger}, Worker: a.w.Name}
 	def.ResolvedDependencies = a.madeOf(built)
 	det.Builder.ID = a.w.Builder
@@ -111,17 +111,6 @@ func (a *attempt) provenanceOf(repository string, built builtImage, now time.Tim
 	det.Metadata.InvocationID = a.run.ID
 	det.Metadata.StartedOn, det.Metadata.FinishedOn = a.begun.UTC().Truncate(time.Millisecond), now.UTC().Truncate(time.Millisecond)
 	return json.Marshal(st)
-}
-
-// builder returns the step that has built an image.
-func (a *attempt) builder(built builtImage) string {
-	steps, _ := a.reports.told()
-	for _, s := range steps {
-		if s.Output != nil && s.Output.Ref == built.output.Ref {
-			return s.ID
-		}
-	}
-	return ""
 }
 
 // external describes the request. Values that were given as secret are not part of it; should somebody

@@ -15,7 +15,7 @@ func TestRestrictedRunsReadWhatTheyArePinnedTo(t *testing.T) {
 	a := &attempt{run: run.Run{Spec: run.Spec{Restricted: true, Context: "oci://localhost:5000/team/source:1", Pins: map[string]string{
 		"reg.test:5000/team/base:1": someDigest, "docker.io/library/node:22": someDigest}}}}
 	a.images = &images{registry: "reg.test:5000", aliases: []string{"localhost:5000"}, built: map[string]builtImage{}}
-	a.images.add(run.Output{Ref: staged, Digest: someDigest, Tags: []string{"reg.test:5000/team/app:1"}})
+	a.images.add(run.Output{Ref: staged, Digest: someDigest, Tags: []string{"reg.test:5000/team/app:1"}}, "build")
 	for ref, want := range map[string]bool{
 		"docker.io/library/alpine:3":                     true,
 		"other.test/team/private:1":                      true,

@@ -86,9 +86,9 @@ func (m *builds) remember(f finishedBuild) {
 
 // solve returns the image of a build: that of an earlier one if nothing that defines it has changed
 // since, else a new one.
-func (a *attempt) solve(ctx context.Context, b solve.Build) (solve.Built, error) {
+func (a *attempt) solve(ctx context.Context, b solve.Build, log solve.LogFunc) (solve.Built, error) {
 	if !a.repeatable(b) {
-		return a.session.Build(ctx, b, a.logs.sink(b.Step))
+		return a.session.Build(ctx, b, log)
 	}
 	key := a.buildKey(b)
 	if f, ok := a.w.builds.recall(key); ok && a.stillTrue(ctx, b, f.built) {
@@ -96,7 +96,7 @@ func (a *attempt) solve(ctx context.Context, b solve.Build) (solve.Built, error)
 		f.built.Bases, f.built.BuiltBy = slices.Clone(f.built.Bases), f.run
 		return f.built, nil
 	}
-	built, err := a.session.Build(ctx, b, a.logs.sink(b.Step))
+	built, err := a.session.Build(ctx, b, log)
 	if err == nil && built.Closed && len(built.Bases) <= maxBases {
 		f := finishedBuild{key: key, run: a.run.ID, built: built}
 		f.built.Bases = slices.Clone(built.Bases)

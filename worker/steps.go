@@ -61,6 +61,7 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 	}
 	a.connect(s, &c)
 	a.equip(&c, s)
+	c.Docker = a.dockerOf(s)
 	a.wrote.Store(true)
 	if s.Detach {
 		return a.serve(ctx, s, c)

@@ -35,6 +35,13 @@ steps:
   - cmd: docker push {{.Values.other}}/ours:1
   - id: list
     cmd: docker images
+  - id: script
+    cmd: >-
+      mybase sh -c 'printf "FROM mybase\nRUN echo by a script > /who\n" | docker build -t scripted -f - . &&
+      docker tag scripted $Registry/docker/script:$ID && docker push $Registry/docker/script:$ID;
+      docker run scripted; echo code $?'
+  - id: scripted
+    cmd: scripted cat /who
   - id: look
     cmd: docker inspect $Registry/docker/app:$ID
 `
@@ -60,7 +67,8 @@ func testDocker(t *testing.T, s *server) {
 	if res.code != 0 {
 		t.Fatalf("exit code %d\n%s", res.code, res.err)
 	}
-	for _, want := range []string{"test | from-base me", "login | Login Succeeded", "list | docker.io/corp/base:2", "look |             \"Cmd\": ["} {
+	for _, want := range []string{"test | from-base me", "login | Login Succeeded", "list | docker.io/corp/base:2",
+		"script | #", "/docker/script:", ": digest: sha256:", "script | docker: docker run needs a Docker daemon", "script | code 1", "scripted | by a script", "look |             \"Cmd\": ["} {
 		if !strings.Contains(res.err, want) {
 			t.Errorf("log lacks %q\n%s", want, res.err)
 		}
@@ -69,7 +77,8 @@ func testDocker(t *testing.T, s *server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(res.out, "/docker/theirs:") || !strings.Contains(res.out, want.String()) || !strings.Contains(res.out, "/docker/app:") {
+	if !strings.Contains(res.out, "/docker/theirs:") || !strings.Contains(res.out, want.String()) || !strings.Contains(res.out, "/docker/app:") ||
+		!strings.Contains(res.out, "/docker/script:") {
 		t.Errorf("printed %q, want theirs as %s", res.out, want)
 	}
 	ours, err := name.ParseReference(host + "/ours:1")

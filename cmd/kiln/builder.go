@@ -109,7 +109,7 @@ func (b *builder) ready(ctx context.Context) (buildkit.Info, error) {
 		return info, err
 	}
 	if info.Network == "host" && !b.cfg.hostNetwork {
-		return info, usagef("configure a CNI network for the daemon, or accept it with --buildkit-host-network",
+		return info, usagef("set up a network for the daemon with kiln cni, or accept it with --buildkit-host-network",
 			"the BuildKit daemon at %s connects containers to the host's network, so runs would not be isolated from it", b.cfg.buildkit)
 	}
 	return info, nil
@@ -146,10 +146,10 @@ func (b *builder) checks(ctx context.Context) []apiclient.Check {
 // missingIsolation says what the networks of a daemon lack that those of an own one have.
 func missingIsolation(info buildkit.Info) string {
 	switch info.Network {
-	case "kiln":
+	case "kiln", "kiln-cni":
 		return ""
 	case "host":
 		return "containers share the network of the BuildKit daemon's host, as --buildkit-host-network allows: runs are isolated neither from it nor from each other"
 	}
-	return "containers are on a network of the BuildKit daemon: whether runs are isolated from each other and from its host is not known, and there are no services"
+	return "containers are on a network of the BuildKit daemon: whether runs are isolated from each other and from its host is not known, and there are no services; kiln cni sets up networks that isolate them"
 }

@@ -11,9 +11,14 @@ import (
 	"os/signal"
 	"syscall"
 	_ "time/tzdata" // timers have time zones, also where the system knows none
+
+	"kiln/internal/buildkit/cni"
 )
 
 func main() {
+	if cni.Called(os.Args[0], os.Getenv("CNI_COMMAND")) { // by a build daemon, see newCNICommand
+		os.Exit(cni.Main(os.Args[0]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := execute(ctx, os.Args[1:], environment{
 		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Lookup: os.LookupEnv,

@@ -99,6 +99,7 @@ var commands = []func(*cli) *cobra.Command{
 	newCacheCommand,
 	newServeCommand,
 	newBuildkitdCommand,
+	newCNICommand,
 	newDoctorCommand,
 	newVersionCommand,
 	newCompletionCommand,

@@ -28,6 +28,9 @@ var layer = map[string]int{
 	"internal/solve":     4,
 	"internal/apiclient": 4,
 
+	// What two sides of a build daemon have agreed on.
+	"internal/buildkit/peers": 4,
+
 	// Parts of the infrastructure that others of them are made of.
 	"internal/buildkit/progress":      5,
 	"internal/buildkit/limits":        5,
@@ -35,6 +38,7 @@ var layer = map[string]int{
 	"internal/netguard":               5,
 	"internal/buildkit/daemon/runnet": 5,
 	"internal/buildkit/daemon":        6,
+	"internal/buildkit/cni":           6,
 
 	// Infrastructure: each package owns one protocol or one store.
 	"internal/auth":               7,

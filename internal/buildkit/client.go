@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 
+	"kiln/internal/buildkit/peers"
 	"kiln/internal/solve"
 )
 
@@ -133,8 +134,9 @@ func (c *Client) Close() error {
 type Info struct {
 	Version   string   // of BuildKit
 	Platforms []string // that it builds for, the native one first
-	// Network is how containers are connected: "host", "cni", "bridge", or a name of the daemon's
-	// own. A daemon that says "host" does not separate runs.
+	// Network is how containers are connected: "kiln" by kiln's own daemon, "kiln-cni" by kiln's plugin, or
+	// "host", "cni" and "bridge". A daemon that says "host" does not separate runs; of the last two nothing
+	// is known.
 	Network string
 }
 
@@ -154,7 +156,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	if len(workers) == 0 {
 		return Info{}, fmt.Errorf("build daemon %s has no worker", c.cfg.Address)
 	}
-	out := Info{Version: info.BuildkitVersion.Version, Network: workers[0].Labels[networkLabel]}
+	out := Info{Version: info.BuildkitVersion.Version, Network: networkOf(workers[0])}
 	for _, p := range workers[0].Platforms {
 		out.Platforms = append(out.Platforms, platforms.Format(p))
 	}
@@ -176,7 +178,16 @@ func (c *Client) network(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return w.Labels[networkLabel], nil
+	return networkOf(w), nil
+}
+
+// networkOf tells how the containers of a worker are connected.
+func networkOf(w *client.WorkerInfo) string {
+	kind := w.Labels[networkLabel]
+	if kind == networkCNI && w.Labels[peers.Label] == peers.Plugin {
+		return networkPlugin
+	}
+	return kind
 }
 
 func (c *Client) firstWorker(ctx context.Context) (*client.WorkerInfo, error) {

@@ -30,12 +30,16 @@ import (
 	"github.com/tonistiigi/fsutil"
 
 	"kiln/internal/buildkit"
+	"kiln/internal/buildkit/cni"
 	"kiln/internal/event"
 	"kiln/internal/solve"
 	"kiln/internal/solvertest"
 )
 
 func TestMain(m *testing.M) {
+	if cni.Called(os.Args[0], os.Getenv("CNI_COMMAND")) {
+		os.Exit(cni.Main(os.Args[0]))
+	}
 	// The daemon is another process with the same race detector, and BuildKit's frontend races with
 	// itself over a flag that is always set to true. This process is not affected.
 	if err := os.Setenv("GORACE", "exitcode=0"); err != nil {
@@ -123,6 +127,12 @@ var buildkitd = sync.OnceValues(func() (string, error) {
 
 func startStock(t testing.TB, args ...string) *stock {
 	t.Helper()
+	return startStockOn(t, append(args, "--oci-worker-net=host")...)
+}
+
+// startStockOn is startStock for a network that the arguments name.
+func startStockOn(t testing.TB, args ...string) *stock {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "kiln-bk-")
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +155,7 @@ func (s *stock) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(bin, append([]string{"--root", s.root, "--addr", s.address, "--oci-worker-net=host",
+	s.cmd = exec.Command(bin, append([]string{"--root", s.root, "--addr", s.address,
 		"--oci-worker-gc=false", "--containerd-worker=false"}, s.args...)...)
 	s.cmd.Env = append(os.Environ(), "BUILDKIT_STEP_LOG_MAX_SIZE=-1", "BUILDKIT_STEP_LOG_MAX_SPEED=-1")
 	if err := s.cmd.Start(); err != nil {
@@ -388,7 +398,7 @@ func (j *journal) all() string {
 // await blocks until stdout contains want.
 func (j *journal) await(t testing.TB, want string) {
 	t.Helper()
-	timeout := time.After(5 * time.Second)
+	timeout := time.After(time.Minute)
 	for !strings.Contains(j.text(event.StreamStdout), want) {
 		select {
 		case <-j.wake:

@@ -11,13 +11,16 @@ import (
 	"github.com/moby/buildkit/solver/pb"
 
 	"kiln/internal/buildkit/limits"
+	"kiln/internal/buildkit/peers"
 	"kiln/internal/solve"
 )
 
 // How a daemon connects its containers, as it says itself.
 const (
-	networkOwn  = limits.Network // by the host name that kiln gives them
-	networkHost = "host"         // not at all: they share the network of the host
+	networkOwn    = limits.Network // by the host name that kiln gives them
+	networkPlugin = peers.Plugin   // by the host name, which has a number besides
+	networkCNI    = "cni"          // by a plugin, of which nothing is known
+	networkHost   = "host"         // not at all: they share the network of the host
 )
 
 const (
@@ -54,12 +57,14 @@ func (s *runSession) place(ctx context.Context, c solve.Container) (place, error
 	switch kind {
 	case networkOwn:
 		p.hostname = hostname(c.Step, s.networkKey(c.NetworkName), maxStepHostname)
+	case networkPlugin:
+		return s.numbered(c)
 	case networkHost:
 		p.hostname = hostname(c.Step, label(s.cfg.Run), maxHostname)
 		p.hosts = local(c)
 	default: // other containers are not known by name
 		if c.Started != nil {
-			return p, stepError("services need kiln's own build daemon, or one with host networking: "+
+			return p, stepError("services need kiln's own build daemon, or one with the plugin of kiln cni or with host networking: "+
 				"on the network of this one (%s) steps do not find each other", kind)
 		}
 		p.hostname = hostname(c.Step, s.networkKey(c.NetworkName), maxHostname)
@@ -75,6 +80,40 @@ func local(c solve.Container) map[string]string {
 	}
 	maps.Copy(hosts, c.Hosts)
 	return hosts
+}
+
+// numbered returns the place of a container that kiln's plugin connects: its number gives it an address under
+// which others know it before it is started.
+func (s *runSession) numbered(c solve.Container) (place, error) {
+	p := place{hosts: map[string]string{}}
+	for _, peer := range c.Peers {
+		addr, err := peers.Address(s.number(c.NetworkName, peer))
+		if err != nil {
+			return p, err
+		}
+		p.hosts[peer], p.hosts[label(peer)] = addr.String(), addr.String()
+	}
+	maps.Copy(p.hosts, c.Hosts)
+	p.hostname = hostname(c.Step, strings.TrimPrefix(peers.Suffix(s.number(c.NetworkName, c.Step)), ".")+"."+s.networkKey(c.NetworkName), maxHostname)
+	return p, nil
+}
+
+// number returns the number of a step in a network of the run, which it keeps.
+func (s *runSession) number(network, step string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.numbers == nil {
+		s.numbers = map[string]map[string]int{}
+	}
+	if s.numbers[network] == nil {
+		s.numbers[network] = map[string]int{}
+	}
+	n := s.numbers[network][step]
+	if n == 0 {
+		n = len(s.numbers[network]) + 1
+		s.numbers[network][step] = n
+	}
+	return n
 }
 
 // networkKey names a network of the session so that no other session can guess it.

@@ -25,6 +25,7 @@ type runSession struct {
 	running sync.WaitGroup
 	cancels map[int]context.CancelCauseFunc // of what is executing
 	next    int
+	numbers map[string]map[string]int // of steps, by network: see package peers
 }
 
 func newSession(c *Client, cfg solve.SessionConfig) *runSession {

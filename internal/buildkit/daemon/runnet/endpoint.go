@@ -1,6 +1,7 @@
 package runnet
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"kiln/internal/buildkit/peers"
 )
 
 // containerLink is the name of a container's interface.
@@ -37,6 +40,9 @@ type endpoint struct {
 	step     string
 	port     string // the host's end
 	addr     netip.Addr
+	peer     netip.Addr // a further address, if valid: see package peers
+	inner    string     // name of the container's end; "" is containerLink
+	note     string     // alias of the host's end
 	ns       *os.File
 	up       bool       // connected
 	hosts    *hostsFile // guarded by the provider's mutex
@@ -72,16 +78,27 @@ func (e *endpoint) connect(host *netlink.Handle) (err error) {
 	if e.ns, err = newNamespace(); err != nil {
 		return fmt.Errorf("namespace: %w", err)
 	}
+	return e.attach(host)
+}
+
+// attach makes the interface between the bridge and the container's namespace.
+func (e *endpoint) attach(host *netlink.Handle) error {
+	e.inner = cmp.Or(e.inner, containerLink)
 	mac := hardwareAddr(e.addr)
 	veth := &netlink.Veth{
 		LinkAttrs:        netlink.LinkAttrs{Name: e.port, MTU: e.bridge.mtu, MasterIndex: e.bridge.link.Attrs().Index},
-		PeerName:         containerLink,
+		PeerName:         e.inner,
 		PeerHardwareAddr: mac,
 		PeerMTU:          uint32(e.bridge.mtu),
 		PeerNamespace:    netlink.NsFd(int(e.ns.Fd())),
 	}
 	if err := host.LinkAdd(veth); err != nil {
 		return fmt.Errorf("interface %s: %w", e.port, err)
+	}
+	if e.note != "" {
+		if err := host.LinkSetAlias(veth, e.note); err != nil {
+			return fmt.Errorf("interface %s: %w", e.port, err)
+		}
 	}
 	if err := e.secure(host, veth, mac); err != nil {
 		return fmt.Errorf("interface %s: %w", e.port, err)
@@ -96,7 +113,7 @@ func (e *endpoint) connect(host *netlink.Handle) (err error) {
 	defer h.Close()
 	inner, err := e.configure(h)
 	if err != nil {
-		return fmt.Errorf("interface %s: %w", containerLink, err)
+		return fmt.Errorf("interface %s: %w", e.inner, err)
 	}
 	return errors.Join(awaitUp(h, inner), awaitUp(host, veth), awaitUp(host, e.bridge.link))
 }
@@ -138,13 +155,19 @@ func (e *endpoint) configure(h *netlink.Handle) (netlink.Link, error) {
 	if err := h.LinkSetUp(lo); err != nil {
 		return nil, err
 	}
-	l, err := h.LinkByName(containerLink)
+	l, err := h.LinkByName(e.inner)
 	if err != nil {
 		return nil, err
 	}
 	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(e.addr, e.bridge.subnet.Bits()))}
 	if err := h.AddrAdd(l, addr); err != nil {
 		return nil, fmt.Errorf("address %s: %w", addr, err)
+	}
+	if e.peer.IsValid() {
+		peer := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(e.peer, peers.Range.Bits()))}
+		if err := h.AddrAdd(l, peer); err != nil {
+			return nil, fmt.Errorf("address %s: %w", peer, err)
+		}
 	}
 	if err := h.LinkSetUp(l); err != nil {
 		return nil, err

@@ -7,6 +7,11 @@
 //
 // Every build is a solve of its own that pushes by digest. All containers of a session share one
 // gateway build, opened by the first of them, so that a session that only builds pays for none.
+// A workspace lies over the source as the daemon has it, so that making it costs no copy. The daemon keeps
+// what was transferred of a source; the next run on a tree of that source transfers what has changed, on any
+// daemon. A Client remembers in memory what the daemon has; where it does not, or the daemon has removed it,
+// the whole tree is transferred.
+//
 // Nothing that the package does is written to disk on this side, credentials and secrets included.
 package buildkit
 

@@ -68,6 +68,14 @@ func TestPluginSeparatesRuns(t *testing.T) {
 	awaitNetworks(ctx, t, 1) // theirs
 	stock.kill(t)
 	stock.start(t)
+	for { // the client may not have seen yet that the daemon was gone
+		if _, err := e.client.Info(ctx); err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal(ctx.Err())
+		}
+	}
 	if _, j := runStep(t, e.open(t, solve.SessionConfig{}), e.shell("echo it works")); j.text(event.StreamStdout) != "it works\n" {
 		t.Errorf("after a restart: %s", j.all())
 	}

@@ -159,7 +159,7 @@ func holds(body []byte, secret Secret) bool {
 	if secret == "" {
 		return false
 	}
-	if bytes.Contains(body, []byte(secret)) {
+	if contains(body, string(secret)) {
 		return true
 	}
 	if !strings.ContainsFunc(string(secret), func(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\\<>&`, r) }) {
@@ -168,4 +168,21 @@ func holds(body []byte, secret Secret) bool {
 	quoted, err := json.Marshal(string(secret))
 	inner := bytes.Trim(quoted, `"`)
 	return err == nil && string(inner) != string(secret) && bytes.Contains(body, inner)
+}
+
+// contains reports whether s is in body. It looks for what begins with the first capital or space, which
+// in JSON are rarer than small letters.
+func contains(body []byte, s string) bool {
+	rare := max(0, strings.IndexFunc(s, func(r rune) bool { return r == ' ' || r >= 'A' && r <= 'Z' }))
+	head, tail := []byte(s[:rare]), []byte(s[rare:])
+	for from := 0; ; {
+		i := bytes.Index(body[from:], tail)
+		if i < 0 {
+			return false
+		}
+		if bytes.HasSuffix(body[:from+i], head) {
+			return true
+		}
+		from += i + 1
+	}
 }

@@ -335,3 +335,18 @@ func FuzzRecords(f *testing.F) {
 		}
 	})
 }
+
+// FuzzContains checks the search for secrets against the plain one.
+func FuzzContains(f *testing.F) {
+	f.Add([]byte(`{"a":"bBbB B"}`), "bB B")
+	f.Add([]byte("aXXaXb"), "XaX")
+	f.Add([]byte(""), "x")
+	f.Fuzz(func(t *testing.T, body []byte, s string) {
+		if s == "" {
+			return
+		}
+		if got, want := contains(body, s), strings.Contains(string(body), s); got != want {
+			t.Errorf("contains(%q, %q) = %v", body, s, got)
+		}
+	})
+}

@@ -235,11 +235,14 @@ func answer(w http.ResponseWriter, status int, v reply) {
 }
 
 func send(w http.ResponseWriter, status int, body []byte) {
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	h := w.Header()
+	h["Content-Type"] = jsonType
+	h["Content-Length"] = []string{strconv.Itoa(len(body))}
 	w.WriteHeader(status)
 	_, _ = w.Write(body) // a sender that is gone has what it needs: it will come again
 }
+
+var jsonType = []string{"application/json"}
 
 func answerError(w http.ResponseWriter, status int, text string) {
 	answer(w, status, reply{Error: text})

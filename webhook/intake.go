@@ -173,12 +173,10 @@ func (in *Intake) store(b *batch, before chan struct{}) {
 	if before != nil {
 		<-before
 	}
-	runtime.Gosched() // to those who are about to add theirs
-	in.mu.Lock()
-	if in.open == b {
-		in.open = nil
+	// As long as others get to run and add theirs, there is nothing to be gained from being early.
+	for n := 0; in.grown(b, &n); {
+		runtime.Gosched()
 	}
-	in.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), publishTimeout)
 	defer cancel()
 	var seq uint64
@@ -190,6 +188,22 @@ func (in *Intake) store(b *batch, before chan struct{}) {
 	in.mu.Unlock()
 	close(b.done)
 	in.recycle(b.buf)
+}
+
+// grown reports whether a batch that is open has more than n records, and sets n to that. If not, it closes
+// the batch.
+func (in *Intake) grown(b *batch, n *int) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.open != b {
+		return false
+	}
+	if b.n == *n {
+		in.open = nil
+		return false
+	}
+	*n = b.n
+	return true
 }
 
 func (in *Intake) buffer() []byte {

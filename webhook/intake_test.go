@@ -121,11 +121,21 @@ func (s *site) push(t *testing.T, id string) (status int, answer string) {
 	return s.post(t, "github", "h1", githubHeader("push", id), githubPush(t, "a", "b"))
 }
 
+// accept has a delivery accepted. It comes again when it is refused for now, as on a machine that stood
+// still meanwhile.
 func (s *site) accept(t *testing.T, id string) {
 	t.Helper()
-	if status, text := s.push(t, id); status != http.StatusAccepted {
-		t.Errorf("delivery %s: %d %s", id, status, text)
+	for range 5 {
+		status, text := s.push(t, id)
+		if status == http.StatusAccepted {
+			return
+		}
+		if status != http.StatusServiceUnavailable {
+			t.Errorf("delivery %s: %d %s", id, status, text)
+			return
+		}
 	}
+	t.Errorf("delivery %s is refused again and again\n%s", id, s.log)
 }
 
 func (s *site) messages(t *testing.T, stream string) int {

@@ -116,7 +116,7 @@ func (s *Scheduler) execute(ctx context.Context, f effect) result {
 	}
 	if f.stop && !f.run.State.Final() {
 		a := f.run.Attempts[len(f.run.Attempts)-1]
-		s.tellToStop(a.Instance, f.run.ID, a.N, "by "+f.run.CancelBy)
+		s.tellToStop(a.Instance, event.Control{Run: f.run.ID, Attempt: a.N, Reason: "by " + f.run.CancelBy})
 	}
 	return r
 }
@@ -245,8 +245,8 @@ func (s *Scheduler) cleanUp(ctx context.Context, r run.Run) error {
 }
 
 // tellToStop signals a worker; the signal may be lost, so the loop repeats it.
-func (s *Scheduler) tellToStop(instance, runID string, attempt int, reason string) {
-	if err := s.Bus.Signal(event.ControlSubject(instance), event.Control{Run: runID, Attempt: attempt, Reason: reason}); err != nil {
-		s.Log.Warn("worker not told to stop", "run", runID, "attempt", attempt, "err", err)
+func (s *Scheduler) tellToStop(instance string, c event.Control) {
+	if err := s.Bus.Signal(event.ControlSubject(instance), c); err != nil {
+		s.Log.Warn("worker not told to stop", "run", c.Run, "attempt", c.Attempt, "err", err)
 	}
 }

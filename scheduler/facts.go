@@ -131,7 +131,7 @@ func (s *Scheduler) watchLeases(ctx context.Context) error {
 		default:
 			s.observe(ctx, func(time.Time) {
 				if !s.core.lease(id, n) {
-					s.tellToStop(e.Value.Instance, id, n, "because the attempt was given up")
+					s.tellToStop(e.Value.Instance, event.Control{Run: id, Attempt: n, Reason: "because the attempt was given up", Superseded: true})
 				}
 			})
 		}

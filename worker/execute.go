@@ -177,7 +177,7 @@ func (a *attempt) outcome(ctx context.Context, err error) outcome {
 		return outcome{state: run.Canceled, reason: cause.Error()}
 	case errors.Is(cause, errShutdown):
 		return outcome{state: event.HandedBack, reason: cause.Error(), blameless: true}
-	case errors.Is(cause, errLeaseLost), errors.Is(err, registry.ErrFenced):
+	case errors.Is(cause, errLeaseLost), errors.Is(cause, errGivenUp), errors.Is(err, registry.ErrFenced):
 		return outcome{reason: err.Error()} // another attempt has taken over: nobody listens to this one
 	case errors.Is(err, solve.ErrUnavailable):
 		return outcome{state: event.HandedBack, reason: a.clean(err)}

@@ -79,6 +79,7 @@ func TestOutcomes(t *testing.T) {
 		{name: "canceled", run: untilDone, cancel: errCanceled, want: run.Canceled, reason: "canceled"},
 		{name: "shutdown", run: untilDone, cancel: errShutdown, want: event.HandedBack, reason: "shutting down", blameless: true},
 		{name: "lease lost", run: untilDone, cancel: errLeaseLost},
+		{name: "given up", run: untilDone, cancel: errGivenUp},
 		{name: "run's time limit", run: untilDone, timeout: time.Millisecond, want: run.Timeout, reason: "longer than 1ms; raise --timeout"},
 		{name: "canceled too late", run: exits(0), cancel: errCanceled, want: run.Succeeded},
 	} {

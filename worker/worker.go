@@ -107,6 +107,7 @@ var (
 	errCanceled  = errors.New("canceled")
 	errShutdown  = errors.New("worker is shutting down")
 	errLeaseLost = errors.New("lease could not be kept")
+	errGivenUp   = errors.New("this attempt was given up, another one takes its place")
 	errTimeLimit = errors.New("time limit of the run exceeded")
 )
 
@@ -184,7 +185,11 @@ func (w *Worker) control(data []byte) {
 	w.mu.Lock()
 	cancel := w.attempts[event.LeaseKey(c.Run, c.Attempt)]
 	w.mu.Unlock()
-	if cancel != nil {
+	switch {
+	case cancel == nil:
+	case c.Superseded:
+		cancel(errGivenUp)
+	default:
 		cancel(fmt.Errorf("%w %s", errCanceled, c.Reason))
 	}
 }

@@ -138,4 +138,6 @@ type Control struct {
 	Run     string `json:"run"`
 	Attempt int    `json:"attempt"`
 	Reason  string `json:"reason"`
+	// Superseded says that the run goes on without the attempt: nobody waits for how it ends.
+	Superseded bool `json:"superseded,omitempty"`
 }

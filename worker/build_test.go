@@ -125,6 +125,17 @@ func TestSecretsOfBuildSteps(t *testing.T) {
 			t.Errorf("%s: %s %s, want %s\n%s", option, rep.Final, rep.Reason, want, log)
 		}
 	}
+	withKey := func(g *rig, _ *run.Run) {
+		g.w.SSHKeys = map[string][]byte{"default": []byte("other"), "deploy": []byte("the-server's")}
+	}
+	b, rep, log = asked(t, buildStep("-t a --ssh default --ssh deploy ."), given, withKey)
+	if diff := cmp.Diff(map[string]solve.Secret{"default": value("the-key"), "deploy": value("the-server's")}, b.SSH); diff != "" {
+		t.Errorf("keys of the server: %s\n%s", diff, log)
+	}
+	_, rep, _ = asked(t, buildStep("-t a --ssh deploy ."), event.Secrets{}, func(g *rig, r *run.Run) { withKey(g, r); r.Spec.Restricted = true })
+	if rep.Final != run.Failed || !strings.Contains(rep.Reason, "--ssh deploy: this run is of a pull request from outside") {
+		t.Errorf("a restricted run got a key of the server: %s %s", rep.Final, rep.Reason)
+	}
 	_, rep, _ = asked(t, buildStep("-t a --secret id=npm ."), given, func(_ *rig, r *run.Run) { r.Spec.Restricted = true })
 	if rep.Final != run.Failed || !strings.Contains(rep.Reason, "pull request from outside of the repository and has no secrets") {
 		t.Errorf("a restricted run: %s %s", rep.Final, rep.Reason)

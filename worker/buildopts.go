@@ -191,7 +191,7 @@ func (a *attempt) buildSecrets(s *taskspec.Step) (secrets, keys map[string]solve
 	for _, option := range s.Build.SSH {
 		o, err := parseSSH(option)
 		if err == nil {
-			keys[o.id], err = a.secretOf(s, o)
+			keys[o.id], err = a.sshKey(s, o)
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("--ssh %s: %w", o.id, err)
@@ -225,6 +225,18 @@ func (a *attempt) secretOf(s *taskspec.Step, o secretOption) (solve.Secret, erro
 		return solve.Secret{}, errors.New("this run is of a pull request from outside of the repository and has no secrets")
 	}
 	return solve.Secret{}, fmt.Errorf("the run has no secret of this name; give it with --set-secret %s, or name a source", o.id)
+}
+
+// sshKey finds a private key as a secret is found, or, where nothing is named, among those of the server.
+func (a *attempt) sshKey(s *taskspec.Step, o secretOption) (solve.Secret, error) {
+	key, err := a.secretOf(s, o)
+	if err == nil || o.file != "" || a.run.Spec.Restricted {
+		return key, err
+	}
+	if own, ok := a.w.SSHKeys[o.id]; ok {
+		return solve.Secret{Value: own}, nil
+	}
+	return key, fmt.Errorf("%w; or the server's operator names a key with kiln serve --ssh-key %s=FILE. An agent of another host cannot be reached", err, o.id)
 }
 
 func (a *attempt) secretFile(s *taskspec.Step, file string) (solve.Secret, error) {

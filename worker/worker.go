@@ -62,6 +62,8 @@ type Worker struct {
 	Images   map[string]string // image aliases of the task language, nil for the default table
 	// Vault returns the value of the secret at the URL that a task file names. Nil means that there is none.
 	Vault func(ctx context.Context, url string) (string, error)
+	// SSHKeys are private keys in PEM, by ID, that builds may use for --ssh if they bring none.
+	SSHKeys map[string][]byte
 	// Privileged says that the daemon executes privileged containers, for runs that allow them.
 	Privileged bool
 

@@ -24,7 +24,7 @@ type buildOptions struct {
 func (f *buildOptions) add(cmd *cobra.Command) {
 	fl := cmd.Flags()
 	fl.StringArrayVar(&f.secrets, "secret", nil, "give RUN --mount=type=secret a file or variable of this host, `id=ID[,src=FILE|,env=VARIABLE]`; may be repeated")
-	fl.StringArrayVar(&f.ssh, "ssh", nil, "give RUN --mount=type=ssh a private key of this host, `default=KEYFILE` or ID=KEYFILE; may be repeated")
+	fl.StringArrayVar(&f.ssh, "ssh", nil, "give RUN --mount=type=ssh a private key of this host, `default=KEYFILE` or ID=KEYFILE, or one of the server, ID; may be repeated")
 	fl.StringArrayVar(&f.contexts, "build-context", nil, "another context for the Dockerfile, `NAME=VALUE`: a directory in CONTEXT, a URL or docker-image://IMAGE; may be repeated")
 	fl.StringArrayVar(&f.labels, "label", nil, "set a label of the image, `K=V`; may be repeated")
 	fl.BoolVar(&f.pull, "pull", false, "look for newer base images")
@@ -66,6 +66,9 @@ func (f *buildOptions) options(c *cli, dir string) (options []string, secrets ma
 	secrets = map[string]string{}
 	for flag, values := range map[string][]string{"secret": f.secrets, "ssh": f.ssh} {
 		for _, v := range values {
+			if flag == "ssh" && v != "" && !strings.Contains(v, "=") {
+				continue // a key of the server
+			}
 			id, value, err := c.readSecret(flag, v)
 			if err != nil {
 				return nil, nil, err
@@ -113,7 +116,7 @@ func (c *cli) readSecret(flag, option string) (id, value string, err error) {
 	if flag == "ssh" {
 		id, file, _ = strings.Cut(option, "=")
 		if id == "" || file == "" {
-			return "", "", usagef("--ssh default=$HOME/.ssh/id_ed25519", "--ssh %q: the server cannot reach an agent of this host; name a key file", option)
+			return "", "", usagef("--ssh default=$HOME/.ssh/id_ed25519", "--ssh %q: want ID=KEYFILE, or the ID of a key of the server", option)
 		}
 	} else {
 		for field := range strings.SplitSeq(option, ",") {

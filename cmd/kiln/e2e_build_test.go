@@ -38,7 +38,7 @@ RUN [ "$(ulimit -n)" = 99 ] && [ "$(grep -c : /proc/net/dev)" = 1 ] && grep -q '
 	s.image(s.host() + "/kiln/staging/options/cache:main")
 	for args, want := range map[string]string{
 		"--secret id=nobody-has-set-it":            "the environment variable nobody-has-set-it is not set",
-		"--ssh default":                            "the server cannot reach an agent of this host; name a key file",
+		"--ssh default":                            "kiln serve --ssh-key default=FILE. An agent of another host cannot be reached",
 		"--network host":                           "the host's network is never given to a build",
 		"--cache-to type=local,dest=/tmp":          `type "local" is not supported`,
 		"--build-context x=/etc":                   "is not a directory inside of",

@@ -11,6 +11,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/pflag"
 
+	"kiln/internal/buildkit"
 	"kiln/internal/secret"
 	"kiln/taskspec"
 	"kiln/worker"
@@ -22,12 +23,14 @@ type stepConfig struct {
 	aliases    []string
 	maxLog     int // MiB
 	vaults     []string
+	sshKeys    map[string]string // files by ID
 }
 
 func (s *stepConfig) add(f *pflag.FlagSet) {
 	f.BoolVar(&s.privileged, "allow-privileged", false, "execute privileged containers of runs that allow them: such a container can take over this host")
 	f.StringArrayVar(&s.aliases, "image-alias", nil, "`NAME=IMAGE`: what a cmd step that begins with NAME executes; may be repeated")
 	f.StringArrayVar(&s.vaults, "vault", nil, "`HOST=env:PREFIX|file:DIR|store:PREFIX`: where the secrets are that task files name as keyvault: https://HOST/secrets/NAME; may be repeated")
+	f.StringToStringVar(&s.sshKeys, "ssh-key", nil, "`ID=FILE`: a private key that builds may use for --ssh ID if they bring none; may be repeated")
 	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
 }
 
@@ -59,7 +62,30 @@ func (s *stepConfig) validate() error {
 			err = errors.Join(err, fmt.Errorf("--vault %w", verr))
 		}
 	}
-	return err
+	_, kerr := s.keys()
+	return errors.Join(err, kerr)
+}
+
+// keys reads the private keys that builds may use.
+func (s *stepConfig) keys() (map[string][]byte, error) {
+	keys := map[string][]byte{}
+	for id, file := range s.sshKeys {
+		if id == "" || file == "" {
+			return nil, fmt.Errorf("--ssh-key %s=%s: want ID=FILE", id, file)
+		}
+		key, err := readFile(file)
+		if err == nil && len(key) > maxSecret {
+			err = fmt.Errorf("%s has more than %d bytes", file, maxSecret)
+		}
+		if err == nil {
+			err = buildkit.CheckKey(key)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--ssh-key %s: %w", id, err)
+		}
+		keys[id] = key
+	}
+	return keys, nil
 }
 
 // vaults returns what stands for vaults on this server.
@@ -81,6 +107,7 @@ func (n *node) vaults() secret.Vaults {
 // equip gives a worker what its steps may do.
 func (n *node) equip(w *worker.Worker) *worker.Worker {
 	w.Images, _ = n.cfg.steps.images() // validated
+	w.SSHKeys, _ = n.cfg.steps.keys()  // validated
 	w.Vault = n.vaults().Value
 	w.Privileged, w.MaxLog = n.cfg.steps.privileged, int64(n.cfg.steps.maxLog)<<20
 	return w

@@ -22,21 +22,35 @@ type agents map[string]agent.Agent
 func newAgents(keys map[string][]byte) (agents, error) {
 	all := agents{}
 	for id, pem := range keys {
-		key, err := ssh.ParseRawPrivateKey(pem)
+		ring, err := newRing(pem)
 		if err != nil {
-			why := "it is no private key in PEM"
-			if _, locked := errors.AsType[*ssh.PassphraseMissingError](err); locked {
-				why = "it has a passphrase, which nobody here could type"
-			}
-			return nil, stepError("ssh key %s: %s", id, why)
-		}
-		ring := agent.NewKeyring()
-		if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
-			return nil, stepError("ssh key %s: it is of a kind that no agent takes", id)
+			return nil, stepError("ssh key %s: %v", id, err)
 		}
 		all[id] = signer{ring}
 	}
 	return all, nil
+}
+
+// newRing makes an agent of a private key in PEM.
+func newRing(pem []byte) (agent.Agent, error) {
+	key, err := ssh.ParseRawPrivateKey(pem)
+	if err != nil {
+		if _, locked := errors.AsType[*ssh.PassphraseMissingError](err); locked {
+			return nil, errors.New("it has a passphrase, which nobody here could type")
+		}
+		return nil, errors.New("it is no private key in PEM")
+	}
+	ring := agent.NewKeyring()
+	if err := ring.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+		return nil, errors.New("it is of a kind that no agent takes")
+	}
+	return ring, nil
+}
+
+// CheckKey reports why a private key could not be one of a solve.Build's SSH. The error holds nothing of it.
+func CheckKey(pem []byte) error {
+	_, err := newRing(pem)
+	return err
 }
 
 // Register implements session.Attachable.

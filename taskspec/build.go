@@ -87,6 +87,10 @@ func (p *parser) buildFlag(at place, b *Build, f option) {
 		b.NoCache = f.value == "true"
 	case "pull":
 		b.Pull = f.value == "true"
+	case "push":
+		if f.value == "true" {
+			p.refuse(at, "build", "--push publishes nothing here; leave it out, and add a push step with the image")
+		}
 	case "network":
 		b.Network = f.value
 	case "shm-size":

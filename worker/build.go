@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
 	req := solve.Build{
 		Step: s.ID, FromWorkspace: a.wroteWorkspace(), Target: b.Target, Platforms: b.Platforms,
 		NoCache: b.NoCache, NoCacheFilter: b.NoCacheFilter, Pull: b.Pull, AddHosts: b.AddHosts, Ulimits: b.Ulimits,
-		BuildArgs: pairs(b.BuildArgs), Labels: pairs(b.Labels), Annotations: pairs(b.Annotation),
+		BuildArgs: pairs(given(b.BuildArgs)), Labels: pairs(b.Labels), Annotations: pairs(b.Annotation),
 		Images: a.images.contexts(), Pins: a.pins(), Staging: a.images.staging(b.Tags),
 	}
 	if b.Network == "none" {
@@ -114,6 +115,12 @@ func pairs(kvs []taskspec.KeyValue) map[string]string {
 		m[kv.Key] = kv.Value
 	}
 	return m
+}
+
+// given are the build arguments that have a value. One that was named only, and that the step's environment
+// does not have, keeps the default of the Dockerfile.
+func given(args []taskspec.KeyValue) []taskspec.KeyValue {
+	return slices.DeleteFunc(slices.Clone(args), func(kv taskspec.KeyValue) bool { return kv.Bare })
 }
 
 const epochArg = "SOURCE_DATE_EPOCH"

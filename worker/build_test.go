@@ -41,12 +41,12 @@ func buildStep(options string) string { return "steps:\n- id: b\n  build: " + op
 func TestOptionsOfBuildSteps(t *testing.T) {
 	t.Parallel()
 	b, rep, log := asked(t, "workingDirectory: /workspace/app\n"+buildStep("-t a --target t --label l=v --no-cache-filter x --pull --network none --add-host h:192.0.2.1 "+
-		"--shm-size 64m --ulimit nofile=1:2 --platform linux/amd64,linux/arm64 --build-arg SOURCE_DATE_EPOCH=1700000000 -f /workspace/d/Dockerfile /workspace/lib"), event.Secrets{}, nil)
+		"--shm-size 64m --ulimit nofile=1:2 --platform linux/amd64,linux/arm64 --build-arg SOURCE_DATE_EPOCH=1700000000 --build-arg EMPTY= --build-arg UNSET -f /workspace/d/Dockerfile /workspace/lib"), event.Secrets{}, nil)
 	if rep.Final != run.Succeeded {
 		t.Fatalf("%+v\n%s", rep, log)
 	}
 	want := solve.Build{Step: "b", Dockerfile: "d/Dockerfile", Context: "lib", Target: "t", Platforms: []string{"linux/amd64", "linux/arm64"},
-		Labels: map[string]string{"l": "v"}, NoCacheFilter: []string{"x"}, Pull: true, AddHosts: []string{"h:192.0.2.1"}, Network: solve.NetworkNone,
+		BuildArgs: map[string]string{"EMPTY": ""}, Labels: map[string]string{"l": "v"}, NoCacheFilter: []string{"x"}, Pull: true, AddHosts: []string{"h:192.0.2.1"}, Network: solve.NetworkNone,
 		ShmSize: 64 << 20, Ulimits: []string{"nofile=1:2"}, Epoch: time.Unix(1700000000, 0),
 		Annotations: map[string]string{"org.opencontainers.image.created": "2023-11-14T22:13:20Z"}}
 	if diff := cmp.Diff(want, b, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(solve.Build{}, "Staging")); diff != "" {
@@ -79,6 +79,10 @@ func TestBadOptionsOfBuildsAreRefused(t *testing.T) {
 		"--build-context x=docker-image://A .": "(library/A) must be lowercase",
 		"--output dir .":                       "--output dir: a build's image is kept for the run",
 		"--output type=local,dest=d .":         "--output type=local,dest=d: a build's image is kept for the run",
+		"--output type=registry .":             "--output type=registry: publishes nothing here; leave it out, and add a push step",
+		"--output type=image,push=true .":      "--output type=image,push=true: publishes nothing here; leave it out, and add a push step",
+		"--output type=image,name=b .":         "the image would not get this name; give it with -t",
+		"--push .":                             "--push publishes nothing here; leave it out, and add a push step",
 		"-":                                    "context: a task has no standard input",
 		"/dev/null":                            "context: a build needs a context",
 	} {
@@ -87,7 +91,7 @@ func TestBadOptionsOfBuildsAreRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %s", options, err, want)
 		}
 	}
-	for _, options := range []string{"--output type=docker .", "--load .", "--network default .", "--network bridge .", "--shm-size 1gb ."} {
+	for _, options := range []string{"--output type=docker .", "--output type=image,push=false .", "--push=false .", "--load .", "--network default .", "--network bridge .", "--shm-size 1gb ."} {
 		if _, _, err := Plan(fileRun("version: v1.1.0\n"+buildStep("-t a "+options)), PlanOptions{Registry: "reg.test:5000"}); err != nil {
 			t.Errorf("%s: %v", options, err)
 		}

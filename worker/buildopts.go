@@ -104,7 +104,14 @@ func checkNamedContext(kv taskspec.KeyValue) error {
 // checkOutput accepts what says no more than that the build's image is kept, which it is.
 func checkOutput(option string) error {
 	fields, err := parseFields(option, "type", "name", "push")
-	if err == nil && slices.Contains([]string{"image", "docker", "registry"}, fields["type"]) {
+	kind := fields["type"]
+	switch {
+	case err != nil || !slices.Contains([]string{"image", "docker", "registry"}, kind):
+	case kind == "registry" || fields["push"] != "" && fields["push"] != "false":
+		return errors.New("publishes nothing here; leave it out, and add a push step with the image")
+	case fields["name"] != "":
+		return errors.New("the image would not get this name; give it with -t")
+	default:
 		return nil
 	}
 	return errors.New("a build's image is kept for the run and published by a push step; files are written by a cmd step")

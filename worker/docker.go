@@ -133,7 +133,20 @@ func (a *attempt) fetch(ctx context.Context, image string) (*remote.Descriptor, 
 	if err != nil {
 		return nil, err
 	}
-	return remote.Get(ref, remote.WithContext(ctx), remote.WithAuth(a.authenticator(ref.Context().RegistryStr())))
+	return remote.Get(ref, a.remotely(ctx, ref.Context().RegistryStr())...)
+}
+
+// remotely are the options of requests to a registry.
+func (a *attempt) remotely(ctx context.Context, host string) []remote.Option {
+	return []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(host)), remote.WithTransport(a.transport(host))}
+}
+
+// transport returns what requests to a registry go through. The co-located one may be anywhere.
+func (a *attempt) transport(host string) http.RoundTripper {
+	if a.w.Outside == nil || a.images.ours(host) {
+		return remote.DefaultTransport
+	}
+	return a.w.Outside
 }
 
 // insecurely are the options for an image, or a registry with a slash behind: the co-located one may speak
@@ -263,7 +276,7 @@ func (a *attempt) login(ctx context.Context, d *taskspec.Docker) (string, error)
 	if err != nil {
 		return "", fmt.Errorf("%q is no registry: %w", host, err)
 	}
-	if err := checkLogin(ctx, reg, l); err != nil {
+	if err := checkLogin(ctx, reg, l, a.transport(host)); err != nil {
 		return "", fmt.Errorf("%s: %w", host, err)
 	}
 	a.signedIn.add(host, l)
@@ -274,10 +287,10 @@ func (a *attempt) login(ctx context.Context, d *taskspec.Docker) (string, error)
 const loginTimeout = 30 * time.Second
 
 // checkLogin asks a registry whether it knows a user.
-func checkLogin(ctx context.Context, reg name.Registry, l event.Login) error {
+func checkLogin(ctx context.Context, reg name.Registry, l event.Login, through http.RoundTripper) error {
 	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
 	defer cancel()
-	tr, err := transport.NewWithContext(ctx, reg, &authn.Basic{Username: l.User, Password: l.Password}, http.DefaultTransport, nil)
+	tr, err := transport.NewWithContext(ctx, reg, &authn.Basic{Username: l.User, Password: l.Password}, through, nil)
 	if err != nil {
 		return err
 	}

@@ -3,15 +3,19 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"kiln/internal/event"
+	"kiln/internal/netguard"
 	"kiln/internal/registry"
+	"kiln/internal/registrytest"
 	"kiln/internal/run"
 	"kiln/internal/solve"
 )
@@ -214,6 +218,39 @@ func TestPushToAnotherRegistry(t *testing.T) {
 	r.ID = "r0000000next"
 	if rep := final(g.execute(t, g.assign(t, r, nil))); rep == nil || rep.Final != run.Failed || !strings.Contains(rep.Reason, host+"/far/app:v1") {
 		t.Errorf("registry is gone: %+v", rep)
+	}
+}
+
+// What a task names as a registry may not be in the network of the worker, unless that is allowed; the
+// co-located registry may.
+func TestRegistriesInsideAreRefused(t *testing.T) {
+	t.Parallel()
+	other, n := registrytest.Start(t), 0
+	for _, allowed := range []bool{false, true} {
+		s := &script{}
+		g := newRig(t, s)
+		s.build = g.staging
+		g.w.Outside = netguard.Guard{Allow: func(string, netip.Addr) bool { return allowed }}.Client(0).Transport
+		for step, cmd := range map[string]string{
+			"push":  "  - push: [" + other.Host + "/far/app:v1]\n",
+			"login": "  - cmd: docker login -u me -p " + other.Token + " " + other.Host + "\n",
+			"pull":  "  - cmd: docker pull " + other.Host + "/far/app:v1\n",
+		} {
+			r := fileRun("version: v1.1.0\nsteps:\n  - build: -t " + other.Host + "/far/app:v1 -t " + g.reg.Host + "/own:v1 .\n  - push: [" + g.reg.Host + "/own:v1]\n" + cmd)
+			n++
+			r.ID = fmt.Sprintf("r%011d", n)
+			reports := g.execute(t, g.assign(t, r, nil))
+			rep, why := final(reports), ""
+			if rep != nil {
+				why = rep.Reason
+			}
+			if got := strings.Contains(why, "refused address"); got == allowed || strings.Contains(why, "own:v1") {
+				t.Errorf("docker %s, allowed is %t: %s", step, allowed, why)
+			}
+		}
+		if _, err := g.reg.Store.Resolve(t.Context(), "own", "v1"); err != nil {
+			t.Errorf("the co-located registry: %v", err)
+		}
 	}
 }
 

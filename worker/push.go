@@ -70,7 +70,7 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 	if err != nil {
 		return fail(err)
 	}
-	src, err := remote.Get(from, remote.WithContext(ctx), remote.WithAuth(a.authenticator(from.RegistryStr())))
+	src, err := remote.Get(from, a.remotely(ctx, from.RegistryStr())...)
 	if err != nil {
 		return fail(err)
 	}
@@ -102,7 +102,7 @@ func (a *attempt) attachTo(ctx context.Context, to name.Repository, image *remot
 	if err != nil {
 		return "", err
 	}
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(to.RegistryStr()))}
+	opts := a.remotely(ctx, to.RegistryStr())
 	for _, l := range []v1.Layer{static.NewLayer([]byte("{}"), types.MediaType("application/vnd.oci.empty.v1+json")), static.NewLayer(att.Content, types.MediaType(att.Type))} {
 		if err := remote.WriteLayer(to, l, opts...); err != nil {
 			return "", err
@@ -134,7 +134,7 @@ func (a *attempt) authenticator(host string) authn.Authenticator {
 }
 
 func (a *attempt) writeTo(ctx context.Context, to name.Reference, src *remote.Descriptor) error {
-	opts := []remote.Option{remote.WithContext(ctx), remote.WithAuth(a.authenticator(to.Context().RegistryStr()))}
+	opts := a.remotely(ctx, to.Context().RegistryStr())
 	if src.MediaType.IsIndex() {
 		idx, err := src.ImageIndex()
 		if err != nil {

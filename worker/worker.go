@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -42,6 +43,9 @@ type Worker struct {
 	Resolver Resolver
 	// Open returns the source that a request names. The context bounds the source's life.
 	Open func(ctx context.Context, r OpenRequest) (Source, error)
+	// Outside sends the requests of steps to registries other than the co-located one. Nil means that they may
+	// be anywhere.
+	Outside http.RoundTripper
 	// MayFetch reports why the build daemon must not fetch from a host that a Dockerfile names. Nil means that
 	// it may be any.
 	MayFetch func(ctx context.Context, host string) error

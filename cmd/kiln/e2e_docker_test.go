@@ -3,7 +3,6 @@ package main
 import (
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 
@@ -49,7 +48,7 @@ steps:
 func testDocker(t *testing.T, s *server) {
 	other := httptest.NewServer(ggcr.New())
 	defer other.Close()
-	host := strings.TrimPrefix(other.URL, "http://")
+	host := strings.Replace(other.URL, "http://127.0.0.1", "localhost", 1)
 	theirs, err := random.Image(1000, 2)
 	if err != nil {
 		t.Fatal(err)
@@ -93,17 +92,17 @@ func testDocker(t *testing.T, s *server) {
 func testDockerErrors(t *testing.T, s *server) {
 	locked := httptest.NewServer(locked{})
 	defer locked.Close()
-	u, err := url.Parse(locked.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	inside := strings.TrimPrefix(locked.URL, "http://")
+	host := strings.Replace(inside, "127.0.0.1", "localhost", 1) // which the server is told to allow
 	for cmd, want := range map[string]string{
-		"docker run alpine":                              "docker run needs a Docker daemon, which steps do not have; write the image and its arguments as the step's cmd",
-		"docker push nobody/built:1":                     "image nobody/built:1 was not built, pulled or tagged by an earlier step of this run",
-		"docker tag nobody/built:1 a":                    "docker tag: there is no image nobody/built:1 in this run; build or pull it in an earlier step",
-		"docker pull " + u.Host + "/none:1":              "docker pull: ",
-		"docker login -u me -p wrong-password " + u.Host: "docker login: " + u.Host + ": the registry answered 401 Unauthorized",
-		"docker inspect nobody/built:1":                  "docker inspect: there is no image nobody/built:1",
+		"docker run alpine":                            "docker run needs a Docker daemon, which steps do not have; write the image and its arguments as the step's cmd",
+		"docker push nobody/built:1":                   "image nobody/built:1 was not built, pulled or tagged by an earlier step of this run",
+		"docker tag nobody/built:1 a":                  "docker tag: there is no image nobody/built:1 in this run; build or pull it in an earlier step",
+		"docker pull " + host + "/none:1":              "docker pull: ",
+		"docker login -u me -p wrong-password " + host: "docker login: " + host + ": the registry answered 401 Unauthorized",
+		"docker login -u me -p secret-word " + inside:  "(a host in a private network, or without TLS, is named to the server with kiln serve --allow-source HOST)",
+		"docker pull " + inside + "/none:1":            "refused address: 127.0.0.1 is at 127.0.0.1",
+		"docker inspect nobody/built:1":                "docker inspect: there is no image nobody/built:1",
 	} {
 		res := s.kiln("run", "--cmd", cmd, "/dev/null")
 		if res.code == 0 || !strings.Contains(res.err, want) || strings.Contains(res.err, "wrong-password") {

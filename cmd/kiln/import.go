@@ -102,13 +102,12 @@ func (n *node) importImage(ctx context.Context, im apiclient.Import) (apiclient.
 			return apiclient.Imported{}, err
 		}
 	}
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.Proxy, t.DialContext = nil, n.forgeGuard().Dial
+	t := n.outside()
 	defer t.CloseIdleConnections()
 	src.Transport = t
 	done, err := n.registry.Import(ctx, src, im.Names, im.Force)
 	if errors.Is(err, netguard.ErrRefused) {
-		err = &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: n.allowed.explain(err).Error()}
+		err = &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: err.Error()}
 	}
 	return done, err
 }

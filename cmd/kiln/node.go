@@ -375,9 +375,11 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 	}
 	open := (&sources{uploads: &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}, mirrors: n.mirrors, archives: n.archives,
 		allowed: n.allowed, registry: append([]string{n.host}, n.aliases...)}).open
+	outside := n.outside()
+	n.onClose(func() error { outside.CloseIdleConnections(); return nil })
 	return n.equip(&worker.Worker{
 		Bus: n.bus, Store: n.store, Solver: n.builder.client, Identity: identity,
-		Publisher: n.registry, Resolver: n.registry, Open: open, MayFetch: n.allowed.mayFetch,
+		Publisher: n.registry, Resolver: n.registry, Open: open, MayFetch: n.allowed.mayFetch, Outside: outside,
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, Steps: n.cfg.stepsAtOnce(), BuildKit: info.Version,
 		Notice:   missingIsolation(info),
 		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,

@@ -44,6 +44,25 @@ func (n *node) notifyGuard() netguard.Guard {
 
 func (n *node) forgeGuard() netguard.Guard { return netguard.Guard{Allow: n.allowed.Address} }
 
+// outside is for registries that somebody else has chosen.
+func (n *node) outside() explained {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.Proxy, t.DialContext = nil, n.forgeGuard().Dial
+	return explained{t, n.allowed}
+}
+
+// An explained transport says of a refused address how it can be allowed.
+type explained struct {
+	*http.Transport
+	allowed allowedSources
+}
+
+// RoundTrip implements http.RoundTripper.
+func (e explained) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := e.Transport.RoundTrip(r)
+	return resp, e.allowed.explain(err)
+}
+
 func (n *node) hookConfig() api.HookConfig {
 	return api.HookConfig{Providers: webhook.Providers(), Address: n.cfg.publicURL, Secret: n.secrets().Value,
 		HTTP: n.forgeGuard().Client(forgeTimeout)}

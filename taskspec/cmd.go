@@ -88,11 +88,22 @@ func (p *parser) runFlag(at place, s *rawStep, c *Cmd, f option) {
 		s.Privileged = f.value == "true"
 	case "detach":
 		s.Detach = f.value == "true"
+	case "add-host":
+		c.AddHosts = append(c.AddHosts, f.value)
 	case "interactive", "tty":
 		c.Interactively = c.Interactively || f.value == "true"
+		if f.value == "true" {
+			p.warnf(at, "cmd", "docker run option --%s has no effect here: a step has neither a terminal nor standard input", f.name)
+		}
+	case "name":
+		p.warnf(at, "cmd", "docker run option --name has no effect here: other steps reach this one by its id")
+	case "init":
+		if f.value == "true" {
+			p.warnf(at, "cmd", "docker run option --init has no effect here: the program is process 1 of its container")
+		}
 	case "pull":
 		c.Pull = c.Pull || f.value == "always"
-	case "rm", "quiet", "sig-proxy", "init", "name", "log-driver", "log-opt", "hostname":
+	case "rm", "quiet", "sig-proxy", "log-driver", "log-opt": // nothing to be done differently
 	default:
 		p.warnf(at, "cmd", "docker run option --%s has no effect here", f.name)
 	}

@@ -114,7 +114,8 @@ type Cmd struct {
 	PullRetries   int
 	PullDelay     time.Duration
 	Interactively bool
-	Docker        *Docker // set if no container is needed: the step is a docker command
+	AddHosts      []string // --add-host values as written: HOST:IP
+	Docker        *Docker  // set if no container is needed: the step is a docker command
 }
 
 // A Network is one entry of the task's networks.

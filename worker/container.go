@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -38,10 +40,12 @@ func unfit(t *taskspec.Task, s *taskspec.Step, allowed privileges) []finding {
 	}
 	_, cpus := parseCPUs(s.CPUs)
 	_, memory := parseMemory(s.Memory)
+	_, hosts := hostsOf(s.Cmd.AddHosts)
 	list := []finding{
 		{s.Privileged && allowed.refusal() != "", "privileged", allowed.refusal()},
 		{cpus != nil, "cpus", fmt.Sprint(cpus)},
 		{memory != nil, "cmd: --memory", fmt.Sprint(memory)},
+		{hosts != nil, "cmd: --add-host", fmt.Sprint(hosts)},
 	}
 	for _, m := range s.Mounts {
 		if why := unfitMount(t, m); why != "" {
@@ -92,6 +96,31 @@ func parseCPUs(s string) (float64, error) {
 	return n, nil
 }
 
+// maxHosts bounds the names that a step adds.
+const maxHosts = 256
+
+// hostsOf reads docker run's --add-host, HOST:IP or HOST=IP.
+func hostsOf(list []string) (map[string]string, error) {
+	if len(list) > maxHosts {
+		return nil, fmt.Errorf("%d hosts; at most %d are possible", len(list), maxHosts)
+	}
+	hosts := map[string]string{}
+	for _, h := range list {
+		i := strings.IndexAny(h, ":=")
+		if i <= 0 || !hostName.MatchString(h[:i]) {
+			return nil, fmt.Errorf("%q: want HOST:IP", h)
+		}
+		addr, err := netip.ParseAddr(strings.Trim(h[i+1:], "[]"))
+		if err != nil || addr.Zone() != "" {
+			return nil, fmt.Errorf("%q: %q is no IP address", h, h[i+1:])
+		}
+		hosts[h[:i]] = addr.String()
+	}
+	return hosts, nil
+}
+
+var hostName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]*$`)
+
 // minMemory is what docker run takes at least, in bytes: nothing starts with less.
 const minMemory = 6 << 20
 
@@ -133,6 +162,7 @@ func (a *attempt) imageOf(s *taskspec.Step) (string, error) {
 // equip gives a step's container its volumes, privileges and limits. The plan has checked them; of the
 // step's limits and the task's the lower ones count.
 func (a *attempt) equip(c *solve.Container, s *taskspec.Step) {
+	c.Hosts, _ = hostsOf(s.Cmd.AddHosts)
 	c.Privileged, c.Pull = s.Privileged, s.Cmd.Pull
 	for _, m := range s.Mounts {
 		c.Volumes = append(c.Volumes, solve.Volume{Path: path.Clean(m.Path), Files: volume(a.task, m.Volume)})

@@ -2,8 +2,11 @@ package main
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
+
+	"kiln/internal/run"
 )
 
 // toolbox is an image with a configuration of its own.
@@ -32,6 +35,8 @@ steps:
     workingDirectory: sub
   - id: flags
     cmd: -u 0 -w /tmp -e B=flag -e HOME=/h --entrypoint echo toolbox instead
+  - id: hosts
+    cmd: --add-host db.test:192.0.2.7 -u 0 --entrypoint grep toolbox db.test /etc/hosts
   - id: entry
     cmd: toolbox own entry
     entryPoint: echo
@@ -69,7 +74,7 @@ func testCmdProperties(t *testing.T, s *server) {
 		"image | image args A=step B=image /work/dir 1000 /acb/home",
 		"alias | own A=task B=image /workspace 1000 /acb/home",
 		"user | by user A=task B=image /workspace/sub 0 /acb/home",
-		"flags | instead", "entry | own entry", "code | out", "code | err", "exit code 3",
+		"flags | instead", "entry | own entry", "hosts | 192.0.2.7", "code | out", "code | err", "exit code 3",
 		"shared | login", "shared | file", "live-writer | writer met", "live-reader | reader met", "privileged | mounted",
 	} {
 		if !strings.Contains(res.err, want) {
@@ -147,5 +152,49 @@ steps:
 	}
 	if got := strings.Join(rest, "\n"); !strings.Contains(got, "\n100%\n") {
 		t.Errorf("progress: %q", got[max(0, len(got)-300):])
+	}
+}
+
+// testEndsOfSteps has a service crash, a step run into its timeout, and one pull what the run has built, too.
+func testEndsOfSteps(t *testing.T, s *server) {
+	s.must("build", "-t", "ends/pulled:1", files(t, map[string]string{"Dockerfile": base + "RUN echo of-the-registry > /which\n"}))
+	mark := fmt.Sprintf("%d7532", os.Getpid())
+	dir := files(t, map[string]string{"Dockerfile": base + "RUN echo of-the-run > /which\n", "acr-task.yaml": `version: v1.1.0
+steps:
+  - build: -t $Registry/ends/pulled:1 .
+  - id: own
+    cmd: $Registry/ends/pulled:1 cat /which
+  - id: pulled
+    cmd: $Registry/ends/pulled:1 cat /which
+    pull: true
+  - id: service
+    cmd: $Registry/ends/pulled:1 sh -c 'until test -e go; do sleep 0.05; done; echo crashing; exit 5'
+    detach: true
+  - id: beside
+    cmd: $Registry/ends/pulled:1 sh -c 'touch go; echo goes on'
+  - id: slow
+    cmd: $Registry/ends/pulled:1 sh -c 'sleep ` + mark + ` & sleep ` + mark + `'
+    timeout: 3
+`})
+	res := s.kiln("run", "-o", "json", dir)
+	if res.code != 1 {
+		t.Fatalf("exit code %d\n%s", res.code, res.err)
+	}
+	if left := processes(t, func(cmdline string, _ int) bool { return strings.Contains(cmdline, mark) }); len(left) > 0 {
+		t.Errorf("processes %v are left", left)
+	}
+	for _, want := range []string{"own | of-the-run", "pulled | of-the-registry", "service | crashing", "the service has ended by itself after", "with exit code 5", "beside | goes on"} {
+		if !strings.Contains(res.err, want) {
+			t.Errorf("log lacks %q", want)
+		}
+	}
+	want := map[string]run.StepState{"service": run.StepFailed, "slow": run.StepTimeout}
+	for _, st := range s.show(field(t, res.out, "id")).Steps {
+		if state, ok := want[st.ID]; ok && st.State != state || st.ID == "service" && (st.ExitCode == nil || *st.ExitCode != 5) {
+			t.Errorf("step %s is %s (%s)", st.ID, st.State, st.Error)
+		}
+	}
+	if t.Failed() {
+		t.Log(res.err)
 	}
 }

@@ -38,7 +38,7 @@ func testBuildOptions(t *testing.T, e *env) {
 	for name, test := range map[string]func(*testing.T, *env){
 		"secrets": testBuildSecrets, "secret files": testBuildSecretFiles, "ssh": testBuildSSH, "named contexts": testNamedContexts,
 		"remote context": testRemoteContext, "run options": testRunOptions, "no cache filter": testNoCacheFilter,
-		"emulation": testNoEmulation, "caches": testCaches, "registries": testRegistries,
+		"emulation": testNoEmulation, "caches": testCaches, "cache mounts": testCacheMounts, "registries": testRegistries,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}
@@ -363,6 +363,33 @@ func guardedRegistry(t testing.TB, password string) (host string, shown func() [
 		mu.Lock()
 		defer mu.Unlock()
 		return slices.Clone(all)
+	}
+}
+
+// Each scope has cache mounts of its own: what one writes no other sees or spoils, whatever it calls its mount.
+func testCacheMounts(t *testing.T, e *env) {
+	for i, c := range []struct{ scope, id, want string }{
+		{"task-a", "x", ""},
+		{"task-b", "x", ""},
+		{"task-b", "../task-a/x", ""},
+		{"pr-1", "x", ""},
+		{"pr-1", "task-a/x", ""},
+		{"", "task-a/x", ""},
+		{"", "x", ""},
+		{"task-a", "x", "task-a x\n"},
+		{"pr-1", "x", "pr-1 x\n"},
+	} {
+		cfg := e.dockerfile(t, "RUN --mount=type=cache,id="+c.id+",target=/c mkdir /data && touch /c/seen && cp /c/seen /data/seen && echo '"+c.scope+" "+c.id+"' >> /c/seen\n")
+		cfg.CacheScope = c.scope
+		built, _ := build(t, e.open(t, cfg), solve.Build{Step: "b", NoCache: true, Staging: e.staging()})
+		if got := data(t, built); strings.TrimSpace(got) != strings.TrimSpace("seen -rw-r--r-- "+c.want) {
+			t.Errorf("%d: scope %q, mount %q has %q, want %q", i, c.scope, c.id, got, c.want)
+		}
+	}
+	own := e.dockerfile(t, "RUN true\n")
+	own.CacheScope = "pr-1"
+	if got := fails(t, e.open(t, own), solve.Build{Step: "b", BuildArgs: map[string]string{"BUILDKIT_CACHE_MOUNT_NS": "task-a"}, Staging: e.staging()}); !strings.Contains(got, "BUILDKIT_CACHE_MOUNT_NS is reserved") {
+		t.Error(got)
 	}
 }
 

@@ -50,11 +50,12 @@ func (s *Scheduler) dispatch(ctx context.Context, r run.Run, recipient string) (
 // secretsOf returns the secret values of a run, nil if it has none: those that came with the request,
 // and those that it names. Ended says that they cannot be had; err that they may be had later.
 func (s *Scheduler) secretsOf(ctx context.Context, r run.Run, since time.Time) (values *event.Secrets, ended, err error) {
-	if len(r.Spec.Secrets) == 0 && r.Spec.Refs == nil {
+	ask := r.Spec.Refs != nil || s.ResolveAll
+	if len(r.Spec.Secrets) == 0 && !ask {
 		return nil, nil, nil
 	}
 	values = &event.Secrets{}
-	if r.Spec.Refs != nil {
+	if ask {
 		if s.Resolve == nil {
 			return nil, errors.New("secrets: this server has no store of secrets"), nil
 		}

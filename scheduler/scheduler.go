@@ -48,7 +48,10 @@ type Scheduler struct {
 	// Resolve returns the values of the secrets that the run names in Spec.Refs. It may block. An error
 	// that wraps secret.ErrUnknown or store.ErrNotFound ends the run; others do after a minute. Nil means that
 	// there are none.
-	Resolve  func(ctx context.Context, r run.Run) (event.Secrets, error)
+	Resolve func(ctx context.Context, r run.Run) (event.Secrets, error)
+	// ResolveAll has Resolve asked for runs, too, that name no secrets.
+	ResolveAll bool
+
 	MaxRuns  int // runs executed at once; 0 means as many as the workers take
 	LeaseTTL time.Duration
 	Log      *slog.Logger

@@ -50,8 +50,8 @@ func (a *attempt) clean(err error) string {
 	return secret.NewRedactor(a.confidential()).String(err.Error())
 }
 
-// tokenUser stands in a login for the user of an identity token.
-const tokenUser = "<token>"
+// TokenUser stands in a login for the user of an identity token.
+const TokenUser = "<token>"
 
 // hubHosts are names of Docker Hub, as tools and people write them.
 var hubHosts = []string{"docker.io", "index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"}
@@ -75,7 +75,7 @@ func (a *attempt) credentials(host string) (user, password string) {
 	}
 	for _, h := range LoginHosts(host) {
 		if l, ok := a.secrets.Logins[h]; ok {
-			if l.User == tokenUser {
+			if l.User == TokenUser {
 				return "", l.Password
 			}
 			return l.User, l.Password

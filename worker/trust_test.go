@@ -27,7 +27,7 @@ func (g *rig) assignSecrets(t *testing.T, r run.Run, s event.Secrets) event.Assi
 
 func everySecret() event.Secrets {
 	return event.Secrets{Context: "git:context-token", Set: map[string]string{"npm": "set-value"}, Args: map[string]string{"TOKEN": "arg-value"},
-		Logins: map[string]event.Login{"other.test:5000": {User: "ada", Password: "login-password"}, "docker.io": {User: tokenUser, Password: "hub-token"}}}
+		Logins: map[string]event.Login{"other.test:5000": {User: "ada", Password: "login-password"}, "docker.io": {User: TokenUser, Password: "hub-token"}}}
 }
 
 func TestSecretsOfARunAreUsedAndNotShown(t *testing.T) {

@@ -27,7 +27,7 @@ func (n *node) openDecider(context.Context) error {
 			aliases[a] = n.host
 		}
 	}
-	n.logins = &logins{tasks: n.store.Tasks.List, secrets: n.secrets(), log: n.log}
+	n.logins = &logins{tasks: n.store.Tasks.List, secrets: n.secrets(), shared: n.registryLogins(), log: n.log}
 	n.images = &watch.Watcher{Store: n.store, Bus: n.bus, Local: digests{n.registry}, Registry: n.host, Every: n.cfg.pollEvery, Log: n.log,
 		Dial: n.forgeGuard().Dial, Login: n.logins.of}
 	n.decider = &triggers.Decider{Bus: n.bus, Store: n.store, Mirrors: n.mirrors, Clock: &alarms.Clock{Bus: n.bus, Log: n.log},

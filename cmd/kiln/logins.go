@@ -19,10 +19,11 @@ import (
 // loginsAge is how long it may take until a changed credential of a task is used.
 const loginsAge = time.Minute
 
-// logins finds credentials for registries among those of all tasks. It is safe for concurrent use.
+// logins finds credentials for registries: among those of all tasks, then the server's own. It is safe for concurrent use.
 type logins struct {
 	tasks   func(ctx context.Context, visit func(store.Entry[task.Task]) bool) error
 	secrets secret.Named
+	shared  registryLogins
 	log     *slog.Logger
 
 	mu       sync.Mutex
@@ -53,7 +54,11 @@ func (l *logins) of(ctx context.Context, host string) (user, password string, er
 			return login.User, login.Password, nil
 		}
 	}
-	return "", "", nil
+	login, _, err := l.shared.of(ctx, host)
+	if login.User == worker.TokenUser {
+		login.User = ""
+	}
+	return login.User, login.Password, err
 }
 
 // known returns the credentials of all tasks.

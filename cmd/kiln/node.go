@@ -336,9 +336,7 @@ func contextFault(err error) *apiclient.Error {
 func (n *node) openScheduler(context.Context) error {
 	n.scheduler = &scheduler.Scheduler{Bus: n.bus, Store: n.store, Secrets: n.identity, LeaseTTL: leaseTTL, Log: n.log,
 		Fence: n.registry, Active: n.index.Active, Token: n.mint, MaxRuns: n.cfg.maxRuns,
-		Resolve: func(ctx context.Context, r run.Run) (event.Secrets, error) {
-			return n.secrets().Resolve(ctx, r.Spec.Refs)
-		}}
+		Resolve: n.resolve, ResolveAll: len(n.cfg.steps.logins) > 0}
 	return nil
 }
 

@@ -24,6 +24,7 @@ type stepConfig struct {
 	maxLog     int // MiB
 	vaults     []string
 	sshKeys    map[string]string // files by ID
+	logins     []string          // for registries
 }
 
 func (s *stepConfig) add(f *pflag.FlagSet) {
@@ -31,6 +32,7 @@ func (s *stepConfig) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.aliases, "image-alias", nil, "`NAME=IMAGE`: what a cmd step that begins with NAME executes; may be repeated")
 	f.StringArrayVar(&s.vaults, "vault", nil, "`HOST=env:PREFIX|file:DIR|store:PREFIX`: where the secrets are that task files name as keyvault: https://HOST/secrets/NAME; may be repeated")
 	f.StringToStringVar(&s.sshKeys, "ssh-key", nil, "`ID=FILE`: a private key that builds may use for --ssh ID if they bring none; may be repeated")
+	f.StringArrayVar(&s.logins, "registry-login", nil, "`HOST=USER:SOURCE` with the source of the password as env:VARIABLE, file:PATH or store:SECRET: how runs sign in to a registry that their task has no credential for; may be repeated")
 	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
 }
 
@@ -61,6 +63,10 @@ func (s *stepConfig) validate() error {
 		if _, _, _, verr := secret.ParseVault(entry); verr != nil {
 			err = errors.Join(err, fmt.Errorf("--vault %w", verr))
 		}
+	}
+	for _, entry := range s.logins {
+		_, lerr := parseRegistryLogin(entry)
+		err = errors.Join(err, lerr)
 	}
 	_, kerr := s.keys()
 	return errors.Join(err, kerr)

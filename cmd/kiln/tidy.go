@@ -46,12 +46,12 @@ func newGCCommand(c *cli) *cobra.Command {
 			case f.output.json():
 				return c.printJSON(got)
 			}
-			verb := "freed"
+			verb, went := "freed", "went"
 			if got.DryRun {
-				verb = "would be freed"
+				verb, went = "would be freed", "would go"
 			}
-			fmt.Fprintf(c.Out, "%s in %s %s; %s, %s, %s and %s went\n", sizeText(got.Freed), count(got.Blobs, "blob"), verb,
-				count(got.Staged, "staged manifest"), count(got.Caches, "build cache"), count(got.Contexts, "context"), count(got.Referrers, "referrer"))
+			fmt.Fprintf(c.Out, "%s in %s %s; %s, %s, %s and %s %s\n", sizeText(got.Freed), count(got.Blobs, "blob"), verb,
+				count(got.Staged, "staged manifest"), count(got.Caches, "build cache"), count(got.Contexts, "context"), count(got.Referrers, "referrer"), went)
 			return nil
 		},
 	}

@@ -93,12 +93,13 @@ type ManifestQuery struct {
 	N          int
 }
 
-// manifestColumns are what scanManifest reads. The tags are looked up for each row: a page has few.
+// manifestColumns are what scanManifest reads. The tags are looked up for each row: a page has few. A CROSS JOIN
+// is done in the order it is written in; otherwise all manifests of a repository might be looked through.
 const manifestColumns = `SELECT m.id, m.digest, m.media_type, m.artifact_type, m.platform, m.size, m.content,
 	m.subject, m.held, m.pushed, m.pulled, m.locks,
 	(SELECT json_group_array(name) FROM (SELECT name FROM tag WHERE manifest = m.id ORDER BY name LIMIT ` + manifestTags + `)),
 	(SELECT max(updated) FROM tag WHERE manifest = m.id),
-	(SELECT sum(c.content) FROM manifest_child e JOIN manifest c ON c.repo = m.repo AND c.digest = e.child WHERE e.manifest = m.id)
+	(SELECT sum(c.content) FROM manifest_child e CROSS JOIN manifest c ON c.repo = m.repo AND c.digest = e.child WHERE e.manifest = m.id)
 	FROM manifest m `
 
 const manifestTags = "100" // apiclient.MaxManifestTags
@@ -272,8 +273,8 @@ func (s *Store) surroundings(ctx context.Context, id int64, out *apiclient.Manif
 		return err
 	}
 	out.Manifests = append(out.Manifests, children...)
-	if rows, err = s.rows(ctx, `SELECT i.digest FROM manifest m JOIN manifest_child e ON e.child = m.digest
-		JOIN manifest i ON i.id = e.manifest AND i.repo = m.repo WHERE m.id = ? LIMIT ?`, id, apiclient.MaxManifestTags); err != nil {
+	if rows, err = s.rows(ctx, `SELECT i.digest FROM manifest m CROSS JOIN manifest_child e ON e.child = m.digest
+		CROSS JOIN manifest i ON i.id = e.manifest AND i.repo = m.repo WHERE m.id = ? LIMIT ?`, id, apiclient.MaxManifestTags); err != nil {
 		return err
 	}
 	if out.Indexes, err = collectStrings(rows); err != nil {

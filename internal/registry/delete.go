@@ -54,8 +54,8 @@ func (st *statements) closure(ctx context.Context, id int64) (doomedManifests, e
 		if len(out) > maxClosure {
 			return nil, fmt.Errorf("%w: more than %d manifests belong to %s: delete some of them first (kiln manifest list-referrers)", ErrInvalid, maxClosure, first.digest)
 		}
-		q, err := st.get(`SELECT c.id, c.digest, c.held, 'child' FROM manifest m JOIN manifest_child e ON e.manifest = m.id
-				JOIN manifest c ON c.repo = m.repo AND c.digest = e.child WHERE m.id = ?1
+		q, err := st.get(`SELECT c.id, c.digest, c.held, 'child' FROM manifest m CROSS JOIN manifest_child e ON e.manifest = m.id
+				CROSS JOIN manifest c ON c.repo = m.repo AND c.digest = e.child WHERE m.id = ?1
 			UNION ALL SELECT o.id, o.digest, 0, 'referrer' FROM manifest m JOIN manifest o ON o.repo = m.repo AND o.subject = m.digest
 				WHERE m.id = ?1 AND o.held = 0`)
 		if err != nil {
@@ -275,8 +275,8 @@ func (s *Store) deleteRepository(ctx context.Context, name string, dryRun bool) 
 	var l locks
 	// One manifest or tag that is locked keeps the repository: half of it would be of no use.
 	_, err = s.row(ctx, `SELECT r.id, r.locks
-			| coalesce((SELECT max(locks & ?2) FROM manifest WHERE repo = r.id), 0) | coalesce((SELECT max(locks & ?2) FROM tag WHERE repo = r.id), 0),
-			coalesce((SELECT max(id) FROM manifest WHERE repo = r.id), 0)
+			| coalesce((SELECT max(locks & ?2) FROM manifest WHERE repo = r.id AND locks <> 0), 0)
+			| coalesce((SELECT max(locks & ?2) FROM tag WHERE repo = r.id AND locks <> 0), 0), coalesce((SELECT max(id) FROM manifest), 0)
 		FROM repository r WHERE r.name = ?1`, []any{name, keeps}, &repo, &l, &last)
 	if err != nil {
 		return out, err

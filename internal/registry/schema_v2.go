@@ -103,6 +103,12 @@ CREATE TRIGGER manifest_held AFTER UPDATE OF held ON manifest WHEN NEW.subject I
 END;
 `
 
+// schemaV3 finds what is locked in a repository without looking at all that is in it.
+const schemaV3 = `
+CREATE INDEX manifest_locked ON manifest (repo, locks) WHERE locks <> 0;
+CREATE INDEX tag_locked ON tag (repo, locks) WHERE locks <> 0;
+`
+
 // What the counts count, as expressions over a row of their table.
 const (
 	countRefs  = `(SELECT count(*) FROM manifest_blob e JOIN manifest m ON m.id = e.manifest WHERE e.blob = repo_blob.blob AND m.repo = repo_blob.repo)`

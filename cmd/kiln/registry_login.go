@@ -91,8 +91,11 @@ func (r registryLogins) password(ctx context.Context, l registryLogin) (string, 
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxPassword+1))
-	if err != nil || len(b) > maxPassword || len(b) == 0 {
-		return "", fmt.Errorf("%w: %s is empty, too large or cannot be read: %w", secret.ErrUnknown, l.what, err)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("%w: %w", secret.ErrUnknown, err)
+	case len(b) == 0, len(b) > maxPassword:
+		return "", fmt.Errorf("%w: %s is empty, or larger than %d bytes", secret.ErrUnknown, l.what, maxPassword)
 	}
 	return secret.SingleLine(string(b)), nil
 }

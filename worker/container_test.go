@@ -56,7 +56,7 @@ func TestUnfitContainersAreRefusedByName(t *testing.T) {
 	if _, _, err := Plan(fileRun("steps:\n- cmd: -m 1m img\n"), PlanOptions{}); err == nil || !strings.Contains(err.Error(), `cmd: --memory: "1m" is no amount of memory`) {
 		t.Errorf("-m 1m: %v", err)
 	}
-	for flag, want := range map[string]string{"db": `"db": want HOST:IP`, "db:host-gateway": `"db:host-gateway": "host-gateway" is no IP address`, "a/b:192.0.2.1": "want HOST:IP"} {
+	for flag, want := range map[string]string{"db": `"db": want HOST:IP`, "db:host-gateway": `"db:host-gateway": "host-gateway" is no IP address`, "a/b:192.0.2.1": `"a/b:192.0.2.1": want HOST:IP`} {
 		if _, _, err := Plan(fileRun("steps:\n- cmd: --add-host "+flag+" img\n"), PlanOptions{}); err == nil || !strings.Contains(err.Error(), "cmd: --add-host: "+want) {
 			t.Errorf("--add-host %s: %v", flag, err)
 		}

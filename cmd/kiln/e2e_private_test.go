@@ -118,7 +118,7 @@ func TestPrivateRegistries(t *testing.T) {
 			{"cmd", whole, reg.host, "401"},
 			{"FROM", "  - cmd: $Registry/box:1 sh -c 'echo FROM REG/team/box:1 >Dockerfile'\n  - build: .\n", reg.host, "401"},
 			{"push", "  - cmd: $Registry/box:1 sh -c 'printf \"FROM scratch\\nCOPY Dockerfile /\\n\" >Dockerfile'\n  - build: -t REG/team/app:2 .\n  - push: [REG/team/app:2]\n",
-				"push " + reg.host + "/team/app:2: ", "private says no"},
+				"push " + reg.host + "/team/app:2: ", "401 Unauthorized"},
 		} {
 			s.must("task", "update", "web", "-f", write(c.task))
 			if res := s.kiln("task", "run", "web"); res.code == 0 || !strings.Contains(res.err, c.registry) || !strings.Contains(res.err, c.answer) {

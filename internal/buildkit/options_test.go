@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -367,6 +368,7 @@ func guardedRegistry(t testing.TB, password string) (host string, shown func() [
 }
 
 // Each scope has cache mounts of its own: what one writes no other sees or spoils, whatever it calls its mount.
+// (With NoCache every build begins with empty ones.)
 func testCacheMounts(t *testing.T, e *env) {
 	for i, c := range []struct{ scope, id, want string }{
 		{"task-a", "x", ""},
@@ -379,9 +381,9 @@ func testCacheMounts(t *testing.T, e *env) {
 		{"task-a", "x", "task-a x\n"},
 		{"pr-1", "x", "pr-1 x\n"},
 	} {
-		cfg := e.dockerfile(t, "RUN --mount=type=cache,id="+c.id+",target=/c mkdir /data && touch /c/seen && cp /c/seen /data/seen && echo '"+c.scope+" "+c.id+"' >> /c/seen\n")
+		cfg := e.dockerfile(t, "RUN --mount=type=cache,id="+c.id+",target=/c : "+strconv.Itoa(i)+"; mkdir /data && touch /c/seen && cp /c/seen /data/seen && echo '"+c.scope+" "+c.id+"' >> /c/seen\n")
 		cfg.CacheScope = c.scope
-		built, _ := build(t, e.open(t, cfg), solve.Build{Step: "b", NoCache: true, Staging: e.staging()})
+		built, _ := build(t, e.open(t, cfg), solve.Build{Step: "b", Staging: e.staging()})
 		if got := data(t, built); strings.TrimSpace(got) != strings.TrimSpace("seen -rw-r--r-- "+c.want) {
 			t.Errorf("%d: scope %q, mount %q has %q, want %q", i, c.scope, c.id, got, c.want)
 		}

@@ -33,14 +33,34 @@ func (d *Decider) runFinished(ctx context.Context, ev event.Event) error {
 		return nil
 	}
 	l := d.shown(known, r)
-	if err := d.learn(ctx, entry, l); err != nil {
+	first, err := d.learn(ctx, entry, l)
+	if err != nil {
 		return err
 	}
 	l.TaskUID, l.Task, l.From, l.Run, l.Commit = r.TaskUID, entry.task.Name, fromRun, r.ID, r.Cause.Commit
 	if l.Updated = time.Now().UTC(); l.Updated.Before(entry.task.Updated) {
 		l.Updated = entry.task.Updated
 	}
-	return d.storeLinks(ctx, l)
+	if err := d.storeLinks(ctx, l); err != nil {
+		return err
+	}
+	return d.lookAt(ctx, entry, first)
+}
+
+// lookAt decides about base images that nobody has followed before a run has shown them: events of their
+// moves during the run were of no use to the task. What cannot be looked at is left to the next sweep, because
+// the run tells nothing new when it is told of again.
+func (d *Decider) lookAt(ctx context.Context, e *entry, first []graph.Name) error {
+	if len(first) == 0 {
+		return nil
+	}
+	to := target{entry: e, track: decide.Track{Kind: decide.TrackDefault}, bases: first}
+	err := d.look(ctx, &occasion{origin: decide.FromReconcile}, []target{to})
+	if err != nil && ctx.Err() == nil {
+		d.Log.Warn("base images that a run has shown are looked at by the next sweep", "task", e.task.Name, "err", err)
+		return nil
+	}
+	return err
 }
 
 // outdated reports whether more is known than what a run could tell: another definition, a later run, or
@@ -88,8 +108,9 @@ func indexBase(bases []event.LinkBase, name string) int {
 }
 
 // learn takes the bases that were used into the state of the default track. A base that is new there counts
-// as considered with the digest that the run has used, so it is due if it has moved since.
-func (d *Decider) learn(ctx context.Context, e *entry, l event.Links) error {
+// as considered with the digest that the run has used, so it is due if it has moved since. It returns the bases
+// that are new.
+func (d *Decider) learn(ctx context.Context, e *entry, l event.Links) (first []graph.Name, err error) {
 	used := map[string]string{}
 	for _, b := range l.Bases {
 		if !b.Pinned {
@@ -100,11 +121,11 @@ func (d *Decider) learn(ctx context.Context, e *entry, l event.Links) error {
 	for {
 		last, seq, err := d.last(ctx, e.task.UID, track)
 		if err != nil || !last.State.Known {
-			return err
+			return nil, err
 		}
 		state, changed := decide.Learn(last.State, used)
 		if !changed {
-			return nil
+			return nil, nil
 		}
 		made := decide.Decision{Kind: decide.Unchanged, Time: time.Now().UTC(), Track: track.Key(), Reason: "the base images that the last run has used are followed from here on"}
 		switch waits := !last.Hold.IsZero(); {
@@ -116,8 +137,12 @@ func (d *Decider) learn(ctx context.Context, e *entry, l event.Links) error {
 		_, err = d.Bus.Replace(ctx, event.DecisionSubject(e.task.UID, track.Key()), seq,
 			event.Decision{Task: e.task.Name, TaskUID: e.task.UID, Made: made, Seq: last.Seq, State: state, Hold: last.Hold})
 		if !errors.Is(err, bus.ErrConflict) {
-			d.setups.add(e.task.UID) // looks at bases that are new
-			return err
+			for name := range state.Considered.Bases {
+				if last.State.Considered.Bases[name] == "" {
+					first = append(first, graph.Name(name))
+				}
+			}
+			return first, err
 		}
 	}
 }

@@ -93,12 +93,12 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// target stores a target of all events.
-func (s *site) target(t *testing.T, id, url string) {
+// target stores a target of all events, or of those of one task.
+func (s *site) target(t *testing.T, id, url string, task ...string) {
 	t.Helper()
 	sealed, err := secret.Seal(s.identity.Recipient(), url)
 	check(t, err)
-	_, err = s.store.Targets.Create(t.Context(), id, event.Target{ID: id, Name: id, URL: "http://127.0.0.1", Address: sealed, Events: event.NotifiedTypes, Secret: "signing"})
+	_, err = s.store.Targets.Create(t.Context(), id, event.Target{ID: id, Name: id, URL: "http://127.0.0.1", Address: sealed, Events: event.NotifiedTypes, Secret: "signing", Task: strings.Join(task, "")})
 	check(t, err)
 	// It is in effect when the notifier has made its queue.
 	await(t, func() bool {
@@ -197,6 +197,45 @@ func TestNotificationIsSignedAndRepeatedAfterAnError(t *testing.T) {
 	}
 	if log := s.log.String(); strings.Contains(log, signingKey) || strings.Contains(log, "in-the-address") {
 		t.Error("the log holds a secret")
+	}
+}
+
+// imaged publishes the event of an image, as the registry's relay does.
+func (s *site) imaged(t *testing.T, typ, id, runID string) {
+	t.Helper()
+	e, err := event.New(id, "/v2/team/app", typ, time.Now().UTC(), event.Image{Registry: "reg.test", Repository: "team/app", Tag: "1", Digest: "sha256:1", Run: runID})
+	check(t, err)
+	_, err = s.bus.Publish(t.Context(), event.ImageSubject(typ, "team/app"), e.ID, e)
+	check(t, err)
+}
+
+func TestEventsOfImagesAreSent(t *testing.T) {
+	t.Parallel()
+	s, all, web := start(t, nil), receive(t, 500), receive(t)
+	s.target(t, "all", all.URL)
+	s.target(t, "web", web.URL, "web")
+	_, err := s.store.Runs.Put(t.Context(), "rw", run.Run{ID: "rw", Task: "web", State: run.Succeeded})
+	check(t, err)
+	s.imaged(t, event.TypeImagePushed, "i1", "")
+	s.imaged(t, event.TypeImageDeleted, "i3", "")
+	s.imaged(t, event.TypeImagePushed, "i2", "rw")
+	await(t, func() bool { return all.received() == 3 && web.received() > 0 })
+	web.mu.Lock()
+	defer web.mu.Unlock()
+	if len(web.got) != 1 || web.got[0].ID != "i2" {
+		t.Errorf("the target of a task got %+v, want the image of its run", web.got)
+	}
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	types := map[string]string{}
+	for _, e := range all.got {
+		var image event.Image
+		if types[e.ID] = e.Type; json.Unmarshal(e.Data, &image) != nil || image.Repository != "team/app" || image.Digest != "sha256:1" || e.Source != "/v2/team/app" {
+			t.Errorf("sent %s of %s", e.Data, e.Source)
+		}
+	}
+	if want := map[string]string{"i1": event.TypeImagePushed, "i2": event.TypeImagePushed, "i3": event.TypeImageDeleted}; len(all.bad) > 0 || fmt.Sprint(types) != fmt.Sprint(want) {
+		t.Errorf("sent %v, want %v; bad: %q", types, want, all.bad)
 	}
 }
 

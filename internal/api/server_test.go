@@ -93,6 +93,9 @@ func startWith(t *testing.T, tasks bool) *site {
 		Reconcile: func(_ context.Context, dryRun bool) (apiclient.Reconciled, error) {
 			return apiclient.Reconciled{DryRun: dryRun}, nil
 		},
+		Replay: func(_ context.Context, seq uint64, dryRun bool) (apiclient.Reconciled, error) {
+			return apiclient.Reconciled{Looked: int(seq), DryRun: dryRun}, nil
+		},
 		Cache: func(_ context.Context, filters []string) (apiclient.Cache, error) {
 			return apiclient.Cache{Kinds: []apiclient.CacheKind{{Kind: "regular", Records: len(filters)}}}, nil
 		},

@@ -35,7 +35,7 @@ func TestApprovalIsRecordedOnce(t *testing.T) {
 		var got event.RunApproved
 		check(t, json.Unmarshal(data, &ev))
 		check(t, json.Unmarshal(ev.Data, &got))
-		if n++; ev.Type != event.TypeRunApproved || got.Run != r.ID || got.By != "admin" {
+		if n++; ev.Type != event.TypeRunApproved || ev.Subject != r.ID || got.Run != r.ID || got.By != "admin" {
 			t.Errorf("event %s of %+v", ev.Type, got)
 		}
 		return true

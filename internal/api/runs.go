@@ -353,6 +353,7 @@ func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	ev.Subject = found.ID
 	if _, err := s.Bus.Publish(r.Context(), event.CancelSubject(found.ID), ev.ID, ev); err != nil {
 		return err
 	}

@@ -220,6 +220,7 @@ func (s *Server) approve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	ev.Subject = found.ID
 	if _, err := s.Bus.Create(r.Context(), event.ApproveSubject(found.ID), ev, 0); err != nil && !errors.Is(err, bus.ErrConflict) {
 		return err
 	}

@@ -302,6 +302,10 @@ func TestTaskIsRunFromTheCommandLine(t *testing.T) {
 	if r := s.show(fresh); r.Task != "say" || r.Cause.Kind != run.CauseRerun || r.Cause.RerunOf != list.Runs[2].ID {
 		t.Errorf("run that was asked anew = %+v", r)
 	}
+	sleeps := strings.TrimSpace(s.must("task", "run", "say", "--no-wait", "--set", "word=x; sleep 600"))
+	s.must("task", "cancel-run", "--run-id", sleeps)
+	waitFor(t, "the canceled run has ended", func() bool { return s.show(sleeps).State == run.Canceled })
+	s.wants(t, 2, "has ended already: Canceled", "task", "cancel-run", sleeps)
 	s.must("task", "update", "say", "--status", "Disabled")
 	s.wants(t, 2, "disabled", "task", "run", "say")
 	s.prints(t, "", "task", "run", "say", "--force", "-q")

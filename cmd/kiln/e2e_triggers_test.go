@@ -26,7 +26,7 @@ func TestTriggers(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *server){
 		"push": testPush, "base image": testBaseImage, "cascade": testCascade, "timer": testTimer,
 		"lost event": testLostEvent, "why not": testWhyNot, "ask": testAskForTask, "private": testPrivateRepository,
-		"task file": testTaskFileOfRepository,
+		"task file": testTaskFileOfRepository, "github": testGitHub,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -173,12 +173,7 @@ func testPush(t *testing.T, s *server) {
 		t.Errorf("run %+v, want one of commit %s with two images", r.Cause, commit)
 	}
 	s.image(r.Images[0].String())
-	why := s.must("why", "push/app:latest")
-	for _, want := range []string{r.ID, commit[:12], "git.pushed", "delivered to hook", "default"} {
-		if !strings.Contains(why, want) {
-			t.Errorf("why says nothing of %q:\n%s", want, why)
-		}
-	}
+	s.explains("push/app:latest", r.ID, commit[:12], "git.pushed", "delivered to hook", "default")
 	first := f.repo.Git("rev-parse", "HEAD~1")
 	f.repo.Git("reset", "-q", "--hard", first)
 	f.repo.Git("push", "-q", "-f", "origin", "HEAD:main")
@@ -240,6 +235,19 @@ func testTimer(t *testing.T, s *server) {
 	s.must("task", "timer", "update", "timer", "--timer-name", "often", "--enabled", "false")
 	if r := s.runsOf("timer", 1)[0]; r.Cause.Kind != run.CauseTimer || r.Cause.Occurrence.Second() != 0 {
 		t.Errorf("cause %+v, want the timer at a full minute", r.Cause)
+	} else {
+		s.explains(r.ID, `timer "often" was due`, "trigger often")
+	}
+}
+
+// explains wants something in what is said of a run's reason.
+func (s *server) explains(id string, wants ...string) {
+	s.t.Helper()
+	why := s.must("why", id)
+	for _, want := range wants {
+		if !strings.Contains(why, want) {
+			s.t.Errorf("why %s says nothing of %q:\n%s", id, want, why)
+		}
 	}
 }
 
@@ -297,7 +305,7 @@ func testAskForTask(t *testing.T, s *server) {
 	f := newForge(t, s, "asked", "", "", map[string]string{"Dockerfile": base + "ARG WHO=nobody\nRUN echo $WHO >/who\n"})
 	first := f.repo.Git("rev-parse", "HEAD")
 	s.apply("asked", "context: "+f.url+"#main\nstep: {build: {images: ['asked:{{.Run.ID}}']}}\n")
-	f.commit(map[string]string{"more": "x"})
+	f.commit(map[string]string{"more": "x", "other.Dockerfile": base + "COPY more /more\n"})
 	s.must("task", "run", "asked", "--commit", first, "--arg", "WHO=me")
 	r := s.runsOf("asked", 1)[0]
 	if !strings.Contains(r.Spec.Context, first) || !slices.Contains(r.Spec.Build.BuildArgs, "WHO=me") {
@@ -307,6 +315,12 @@ func testAskForTask(t *testing.T, s *server) {
 	again := s.runsOf("asked", 2)[1]
 	if again.Spec.Context != r.Spec.Context || again.Cause.RerunOf != r.ID {
 		t.Errorf("rerun is of %q, %+v", again.Spec.Context, again.Cause)
+	}
+	s.explains(again.ID, "repetition of run "+r.ID+", asked for by admin", "run.requested, from", first)
+	s.explains(r.ID, "asked for by admin", "run.requested, from", first)
+	s.must("task", "run", "asked", "-f", "other.Dockerfile")
+	if other := s.runsOf("asked", 3)[2]; other.Spec.Build.Dockerfile != "other.Dockerfile" || strings.Contains(other.Spec.Context, first) {
+		t.Errorf("run of another Dockerfile: %+v of %q", other.Spec.Build, other.Spec.Context)
 	}
 	s.must("task", "update", "asked", "--status", "Disabled")
 	if res := s.kiln("task", "run", "asked"); res.code != 2 || !strings.Contains(res.err, "disabled") {
@@ -323,7 +337,7 @@ func testPrivateRepository(t *testing.T, s *server) {
 	}
 	s.must("secret", "set", "forge", "--from-file", secretFile)
 	s.apply("private", "context: "+f.url+"#main\ncontextSecret: forge\nstep: {build: {images: ['private:{{.Run.ID}}']}}\n"+onPush)
-	f.commit(map[string]string{"more": "x"})
+	f.commit(map[string]string{"more": "x", "other.Dockerfile": base + "COPY more /more\n"})
 	f.deliver("refs/heads/main", "1")
 	r := s.runsOf("private", 1)[0]
 	for what, text := range map[string]string{"log": s.must("logs", r.ID), "record": s.must("show", r.ID, "-o", "json"),

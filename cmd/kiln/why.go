@@ -81,7 +81,8 @@ func showWhy(out io.Writer, why apiclient.Why, indent string) {
 	}
 	switch e := why.Event; {
 	case e != nil:
-		line("  because of event %d: %s %s, from %s at %s", e.Seq, e.Event.Type, e.Event.Subject, e.Event.Source, clock(e.Event.Time))
+		about := strings.TrimSpace(e.Event.Type + " " + e.Event.Subject)
+		line("  because of event %d: %s, from %s at %s", e.Seq, about, e.Event.Source, clock(e.Event.Time))
 		if d := deliveryOf(e.Event); d.Hook != "" {
 			line("    delivered to hook %s (%s) as %s", d.Hook, d.Provider, orDash(d.ID))
 		}

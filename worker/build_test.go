@@ -132,7 +132,7 @@ func TestSecretsOfBuildSteps(t *testing.T) {
 	withKey := func(g *rig, _ *run.Run) {
 		g.w.SSHKeys = map[string][]byte{"default": []byte("other"), "deploy": []byte("the-server's")}
 	}
-	b, rep, log = asked(t, buildStep("-t a --ssh default --ssh deploy ."), given, withKey)
+	b, _, log = asked(t, buildStep("-t a --ssh default --ssh deploy ."), given, withKey)
 	if diff := cmp.Diff(map[string]solve.Secret{"default": value("the-key"), "deploy": value("the-server's")}, b.SSH); diff != "" {
 		t.Errorf("keys of the server: %s\n%s", diff, log)
 	}

@@ -174,7 +174,7 @@ func (c *scripted) dockerfile(b *taskspec.Build) (text []byte, alone bool, err e
 		return nil, false, nil
 	}
 	if text, err = c.Stdin(); err != nil {
-		return nil, false, fmt.Errorf("Dockerfile: %w", err)
+		return nil, false, fmt.Errorf("the Dockerfile on standard input: %w", err)
 	}
 	if alone && isArchive(text) {
 		return nil, false, errors.New("a tarball cannot be read from standard input; unpack it in " + workspace + " and name the directory")

@@ -166,6 +166,30 @@ func TestLogOfRunIsBounded(t *testing.T) {
 	}
 }
 
+// TestMissingLogIsSaid has something that cannot be stored between what can.
+func TestMissingLogIsSaid(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, nil, "a")
+	l.add("a", []event.LogEntry{output("before\n")})
+	l.add("a", []event.LogEntry{{Vertex: &event.Vertex{ID: "v1", Name: strings.Repeat("x", 64<<20)}}}) // more than the store takes
+	l.add("a", []event.LogEntry{output("after\n")})
+	end := l.close(t.Context())
+	var text strings.Builder
+	all := stored[event.LogChunk](t, b, bus.StreamLogs, event.LogFilter(testRun))
+	for _, c := range all {
+		for _, e := range c.Entries {
+			text.Write(e.Data)
+		}
+	}
+	if got := text.String(); !strings.HasPrefix(got, "before\nafter\n") || !strings.Contains(got, "bytes of the log are missing: they could not be stored: ") {
+		t.Errorf("log %.200q", got)
+	}
+	if end != uint64(len(all)) {
+		t.Errorf("the log ends at %d, of %d messages", end, len(all))
+	}
+}
+
 func TestClosedLogTakesNothing(t *testing.T) {
 	t.Parallel()
 	b := natstest.Start(t)

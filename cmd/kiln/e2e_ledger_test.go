@@ -322,6 +322,10 @@ func givenUp(r run.Run) bool {
 	return r.State == run.Error && strings.Contains(r.Reason, "given up after 3")
 }
 
+// cutOff reports whether an attempt of a run was lost after which it was not executed to its end: it was given up,
+// or superseded while it waited for the next attempt. It may have published before.
+func cutOff(r run.Run) bool { return givenUp(r) || r.State == run.Canceled && r.Attempt > 0 }
+
 // checkTags checks that every run has published what it says, once, and nobody else has under its name.
 func (c *chaos) checkTags(l *ledger) {
 	c.t.Helper()
@@ -333,12 +337,12 @@ func (c *chaos) checkTags(l *ledger) {
 	}
 	allowed := map[string]bool{}
 	for _, r := range l.runs {
-		if !strings.HasPrefix(r.Task, "everything-") || r.State != run.Succeeded && !givenUp(r) {
+		if !strings.HasPrefix(r.Task, "everything-") || r.State != run.Succeeded && !cutOff(r) {
 			continue
 		}
 		tag := "chaos/app-" + strings.TrimPrefix(r.Task, "everything-") + ":" + r.ID
 		allowed[tag] = true
-		if givenUp(r) && l.tags[tag] == "" && len(told[tag]) == 0 {
+		if cutOff(r) && l.tags[tag] == "" && len(told[tag]) == 0 {
 			continue // it was killed before it had published
 		}
 		if len(told[tag]) != 1 || told[tag][0].Run != r.ID || told[tag][0].Digest != l.tags[tag] {
@@ -387,7 +391,7 @@ func (c *chaos) checkTrack(l *ledger, t task.Task, f *chaosForge, branch, head s
 	}
 	if fits(s.Attempted) {
 		r := l.runs[s.Run]
-		if r.State != run.Succeeded && !givenUp(r) {
+		if r.State != run.Succeeded && !cutOff(r) {
 			c.t.Errorf("%s: run %s of the final state of %s is %s: %s", t.Name, r.ID, branch, r.State, r.Reason)
 		}
 		return string(r.State)

@@ -12,9 +12,9 @@ import (
 // what is in use, and of much that is in use a smaller one, as a burst of work is short and may cost some
 // processor time.
 const (
-	garbage    = 16 << 20 // bytes that are let pile up
+	garbage    = 12 << 20 // bytes that are let pile up
 	maxPercent = 50       // of what is in use, at most
-	minPercent = 15       // and at least
+	minPercent = 10       // and at least
 )
 
 const (

@@ -33,9 +33,7 @@ func TestForkWithoutARefOfItsOwn(t *testing.T) {
 	r.pulled("p1", e)
 	r.wantRuns(app, 0)
 	r.push("base", "1", "one")
-	if found := r.reconcile(false); len(found) > 0 {
-		t.Errorf("a sweep found %q", found)
-	}
+	r.sweepsNothing()
 	if got := r.reasons(app, decide.Blocked); got != "pull request 7 comes from a fork, and its repository else/fork cannot be reached as the task's is: it is on another server, or only by another protocol" {
 		t.Errorf("refused with %q", got)
 	}

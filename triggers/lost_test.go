@@ -26,6 +26,14 @@ func (r *rig) reconcile(dry bool) []string {
 	return all
 }
 
+// sweepsNothing checks that reconciling finds nothing to do.
+func (r *rig) sweepsNothing() {
+	r.t.Helper()
+	if found := r.reconcile(false); len(found) > 0 {
+		r.t.Errorf("a sweep found %q", found)
+	}
+}
+
 func TestLostDeletionIsReconciled(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
@@ -54,9 +62,7 @@ func TestLostDeletionIsReconciled(t *testing.T) {
 	if got := r.wantRuns(app, 1)[0]; got.Cause.Commit != head || got.Cause.Track != "branch:v1" {
 		t.Errorf("run %+v, want one of the commit that the branch was at", got.Cause)
 	}
-	if found := r.reconcile(false); len(found) > 0 {
-		t.Errorf("the second time %q was found", found)
-	}
+	r.sweepsNothing()
 	repo.Git("push", "-q", "origin", "HEAD:refs/tags/t1") // the same tag, at the same commit
 	r.reconcile(false)
 	if got := r.wantRuns(app, 2)[1]; got.Cause.Track != "tag:t1" {
@@ -97,8 +103,6 @@ func TestLostCommitOfAPullRequestIsReconciled(t *testing.T) {
 	if found := r.reconcile(false); len(found) != 1 || !strings.Contains(found[0], "pull request 7 was closed") {
 		t.Errorf("found %q, want that it was closed", found)
 	}
-	if found := r.reconcile(false); len(found) > 0 {
-		t.Errorf("the second time %q was found", found)
-	}
+	r.sweepsNothing()
 	r.wantRuns(app, 2)
 }

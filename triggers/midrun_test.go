@@ -51,9 +51,7 @@ func TestBaseMovedDuringTheRun(t *testing.T) {
 	r.ended(first, run.Base{Ref: r.base(), Digest: two})
 	r.wantRuns(app, 2)
 	r.ended(second, run.Base{Ref: r.base(), Digest: three})
-	if found := r.reconcile(false); len(found) > 0 {
-		t.Errorf("a sweep found %q", found)
-	}
+	r.sweepsNothing()
 	r.wantRuns(app, 2)
 }
 
@@ -78,9 +76,7 @@ func TestBaseThatARunShowsMovedDuringIt(t *testing.T) {
 	second := r.wantRuns(app, 2)[1]
 	wantMove(t, second, canonical(t, r.reg.Host+"/hidden:1"), one, two)
 	r.ended(second, run.Base{Ref: r.reg.Host + "/hidden:1", Digest: two})
-	if found := r.reconcile(false); len(found) > 0 {
-		t.Errorf("a sweep found %q", found)
-	}
+	r.sweepsNothing()
 	r.wantRuns(app, 2)
 }
 
@@ -106,9 +102,7 @@ func TestTaskEditedWhileItsRunIsQueued(t *testing.T) {
 	r.pushed("e1", url, "refs/heads/main", "", head)
 	r.wantRuns(app, 1)
 	r.edit(app, "edited:1")
-	if found := r.reconcile(false); len(found) > 0 {
-		t.Errorf("a sweep found %q", found)
-	}
+	r.sweepsNothing()
 	r.pushed("e1", url, "refs/heads/main", "", head) // again
 	if got := r.wantRuns(app, 1)[0]; got.Spec.Build.Images[0] != "app:latest" || got.Cause.Commit != head {
 		t.Errorf("the run that waits builds %v of %s, want what was decided", got.Spec.Build.Images, got.Cause.Commit)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,9 +22,6 @@ const DefaultMaxLog = 512 << 20
 const (
 	maxChunk  = 256 << 10 // bytes of output in one log message, about
 	maxQueued = 8 << 20   // bytes of output waiting to be sent, beyond which a step is slowed down
-	maxOnWay  = 8 << 20   // bytes sent and not acknowledged, beyond which nothing more is
-	// storeWithin is how long the sender waits for acknowledgements when so much is on its way.
-	storeWithin = 30 * time.Second
 	// progressDelay is how long what the build daemon tells of its progress waits for more: a small build
 	// has dozens of such entries, each of which would be a message of its own.
 	progressDelay = 20 * time.Millisecond
@@ -51,9 +47,6 @@ type logs struct {
 	last   uint64
 	closed bool
 	later  *time.Timer // wakes the sender, for progress; set while it runs
-
-	lost   int // bytes that could not be stored, and why not the last of them; the sender's
-	lostBy error
 
 	wake chan struct{}
 	done chan struct{}
@@ -270,101 +263,29 @@ func (l *logs) flush(step string) {
 // send publishes what is queued, in order, until the log is closed and all of it is stored.
 func (l *logs) send() {
 	defer close(l.done)
-	var way onWay
-	for {
-		chunk, index, more := l.next()
-		if len(chunk.Entries) > 0 {
-			l.publish(&way, index, chunk)
-			continue
-		}
-		if more {
+	s := logSender{bus: l.bus, run: l.run}
+	for more := true; more; {
+		var chunk event.LogChunk
+		var index int
+		chunk, index, more = l.next()
+		switch {
+		case len(chunk.Entries) > 0:
+			s.publish(index, chunk)
+			l.reached(s.last)
+		case more:
 			<-l.wake
-			continue
 		}
-		late, end := context.WithTimeout(context.Background(), closeTimeout/2)
-		defer end()
-		for len(way.messages) > 0 {
-			l.settle(&way, late.Done())
-		}
-		if l.lost > 0 {
-			l.publish(&way, -1, event.LogChunk{Attempt: l.attempt, Entries: []event.LogEntry{{Time: time.Now().UTC(), Stream: event.StreamKiln,
-				Data: fmt.Appendf(nil, "%d bytes of the log are missing: they could not be stored: %v\n", l.lost, l.lostBy)}}})
-			for len(way.messages) > 0 {
-				l.settle(&way, late.Done())
-			}
-		}
-		return
 	}
+	s.end(l.attempt)
+	l.reached(s.last)
 }
 
-// onWay are the messages that have been sent and not yet been acknowledged, in order.
-type onWay struct {
-	messages []sentMessage
-	bytes    int
+// reached notes the sequence of the last message that was stored.
+func (l *logs) reached(last uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last = last
 }
-
-type sentMessage struct {
-	ack  bus.Ack
-	size int
-}
-
-// publish sends a message, and waits for older ones if too many bytes are on their way.
-func (l *logs) publish(way *onWay, index int, chunk event.LogChunk) {
-	for len(way.messages) > 0 && l.settle(way, nil) {
-	}
-	size := 0
-	for _, e := range chunk.Entries {
-		size += weight(e)
-	}
-	ack, err := l.bus.PublishAsync(event.LogSubject(l.run, index), "", chunk)
-	if err != nil {
-		l.miss(size, err)
-		return
-	}
-	way.messages, way.bytes = append(way.messages, sentMessage{ack, size}), way.bytes+size
-	if way.bytes <= maxOnWay {
-		return
-	}
-	late, end := context.WithTimeout(context.Background(), storeWithin)
-	defer end()
-	for way.bytes > maxOnWay {
-		l.settle(way, late.Done())
-	}
-}
-
-// settle notes what became of the oldest message, and reports whether that is known. It waits for that until late
-// is closed, which counts as known: the message is taken for lost. Without late it does not wait.
-func (l *logs) settle(way *onWay, late <-chan struct{}) bool {
-	m := way.messages[0]
-	var now <-chan struct{}
-	if late == nil {
-		now = closed
-	}
-	select {
-	case ok := <-m.ack.Ok():
-		l.mu.Lock()
-		l.last = ok.Sequence
-		l.mu.Unlock()
-	case err := <-m.ack.Err():
-		l.miss(m.size, err)
-	case <-late:
-		l.miss(m.size, errors.New("not acknowledged in time"))
-	case <-now:
-		return false
-	}
-	way.messages, way.bytes = way.messages[1:], way.bytes-m.size
-	return true
-}
-
-// closed is closed.
-var closed = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// miss notes that a message was not stored. Only send calls it.
-func (l *logs) miss(size int, err error) { l.lost, l.lostBy = l.lost+size, err }
 
 // next takes the entries for one message, and says which step's they are. More is false when nothing
 // will come any more.

@@ -221,14 +221,7 @@ func (b *Bus) PublishAsync(subject, id string, v any) (Ack, error) {
 
 // Last returns the last message of a subject decoded into v and its stream sequence, or ErrNone.
 func (b *Bus) Last(ctx context.Context, stream, subject string, v any) (uint64, error) {
-	s, err := b.stream(ctx, stream)
-	if err != nil {
-		return 0, err
-	}
-	m, err := s.GetLastMsgForSubject(ctx, subject)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return 0, ErrNone
-	}
+	m, err := b.last(ctx, stream, subject)
 	if err != nil {
 		return 0, err
 	}
@@ -237,18 +230,23 @@ func (b *Bus) Last(ctx context.Context, stream, subject string, v any) (uint64, 
 
 // LastTime returns when the last message of the subjects that match filter was stored, or ErrNone.
 func (b *Bus) LastTime(ctx context.Context, stream, filter string) (time.Time, error) {
-	s, err := b.stream(ctx, stream)
-	if err != nil {
-		return time.Time{}, err
-	}
-	m, err := s.GetLastMsgForSubject(ctx, filter)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return time.Time{}, ErrNone
-	}
+	m, err := b.last(ctx, stream, filter)
 	if err != nil {
 		return time.Time{}, err
 	}
 	return m.Time, nil
+}
+
+func (b *Bus) last(ctx context.Context, stream, filter string) (*jetstream.RawStreamMsg, error) {
+	s, err := b.stream(ctx, stream)
+	if err != nil {
+		return nil, err
+	}
+	m, err := s.GetLastMsgForSubject(ctx, filter)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, ErrNone
+	}
+	return m, err
 }
 
 // Subjects returns the subjects of a stream that match filter, each with its number of messages.

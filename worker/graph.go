@@ -128,7 +128,7 @@ func (a *attempt) step(ctx context.Context, index int) error {
 	if a.attend(s, rec) {
 		return nil
 	}
-	a.logs.flush(s.ID)
+	a.logs.end(s.ID)
 	rec.Finished = time.Now().UTC()
 	rec.State, err = a.judge(ctx, tctx, s, &rec, err)
 	if err != nil || rec.State != run.StepSucceeded {

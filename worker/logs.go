@@ -55,8 +55,9 @@ type logs struct {
 // A stepLog is the log of one step on its way.
 type stepLog struct {
 	entries  []event.LogEntry
-	masks    map[string]*secret.Redactor // by stream and vertex
-	full     bool                        // nothing more is kept, and that is said
+	masks    map[string]*secret.Redactor  // by stream and vertex
+	full     bool                         // nothing more is kept, and that is said
+	open     [event.StreamStderr + 1]bool // by stream: what containers have written does not end with a line's end
 	watchers []*watcher
 }
 
@@ -164,8 +165,11 @@ func (l *logs) append(id string, s *stepLog, e event.LogEntry) {
 	}
 	s.entries = append(s.entries, e)
 	l.queued += weight(e)
+	if e.VertexID == "" && e.Stream != event.StreamKiln && len(e.Data) > 0 {
+		s.open[e.Stream] = e.Data[len(e.Data)-1] != '\n'
+	}
 	switch {
-	case e.Data != nil:
+	case e.Data != nil, e.End:
 		l.rouse()
 	case l.later == nil:
 		l.later = time.AfterFunc(progressDelay, func() {
@@ -257,6 +261,17 @@ func (l *logs) flush(step string) {
 		if e.Data = l.limit(s, e); len(e.Data) > 0 {
 			l.append(step, s, e)
 		}
+	}
+}
+
+// end flushes a step whose output has ended, and says so if a line of it has no end.
+func (l *logs) end(step string) {
+	l.flush(step)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.steps[step]; s != nil && slices.Contains(s.open[:], true) {
+		clear(s.open[:])
+		l.append(step, s, event.LogEntry{Time: time.Now().UTC(), End: true})
 	}
 }
 

@@ -65,6 +65,34 @@ func TestLogKeepsTheOrderOfEachStep(t *testing.T) {
 	}
 }
 
+func TestEndInTheMiddleOfALineIsSaid(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	l := testLogs(t, b, []string{"secret"}, "a", "b")
+	l.sink("a")(output("one\ntwo sec")) // of which masking holds back the end
+	l.sink("b")(output("one\n"))
+	l.end("a")
+	l.end("b")
+	l.close(t.Context())
+	got := map[string]string{}
+	err := b.Tail(t.Context(), bus.StreamLogs, event.LogFilter(testRun), 0, false, func(_ uint64, data []byte) bool {
+		var c event.LogChunk
+		if err := json.Unmarshal(data, &c); err != nil {
+			t.Error(err)
+		}
+		for _, e := range c.Entries {
+			got[c.Step] += string(e.Data)
+			if e.End {
+				got[c.Step] += "<end>"
+			}
+		}
+		return true
+	})
+	if want := "one\ntwo sec<end>"; err != nil || got["a"] != want || got["b"] != "one\n" {
+		t.Errorf("%q, %v, want %q for a and no end said for b", got, err, want)
+	}
+}
+
 func TestBigOutputIsCutIntoMessages(t *testing.T) {
 	t.Parallel()
 	b := natstest.Start(t)

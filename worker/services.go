@@ -161,7 +161,7 @@ func (a *attempt) attend(s *taskspec.Step, rec run.Step) bool {
 	a.logs.say(s.ID, "the service %s is being started; it lives until the run ends", s.ID)
 	a.services.running.Go(func() {
 		<-v.ended
-		a.logs.flush(s.ID)
+		a.logs.end(s.ID)
 		rec.Finished = time.Now().UTC()
 		rec.State = a.serviceEnd(s, v, &rec)
 		a.reports.step(rec)

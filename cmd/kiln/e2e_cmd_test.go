@@ -148,7 +148,7 @@ steps:
 		}
 	}
 	if min(next, other) != 1000001 || max(next, other) != 2000001 {
-		t.Errorf("%d and %d lines in order", next-1, other-1)
+		t.Errorf("%d and %d lines in order; then came %.20q", next-1, other-1, rest[:min(len(rest), 5)])
 	}
 	if got := strings.Join(rest, "\n"); !strings.Contains(got, "\n100%\n") {
 		t.Errorf("progress: %q", got[max(0, len(got)-300):])

@@ -10,7 +10,7 @@ const (
 )
 
 // A LogEntry is one piece of a step's log: a chunk of output or a change of a build's progress.
-// Exactly one of Data, Vertex and Status is set.
+// Exactly one of Data, Vertex, Status and End is set.
 type LogEntry struct {
 	Time   time.Time `json:"t"`
 	Stream int       `json:"s,omitempty"`
@@ -19,6 +19,9 @@ type LogEntry struct {
 	Data     []byte        `json:"d,omitempty"`
 	Vertex   *Vertex       `json:"x,omitempty"`
 	Status   *VertexStatus `json:"p,omitempty"`
+	// End says that the step's containers have written all they will, and that a line of it has no end: it
+	// is whole as it is.
+	End bool `json:"e,omitempty"`
 }
 
 // A Vertex is a node of a build and its state, as BuildKit reports it. A later entry with the same

@@ -49,7 +49,6 @@ type vertexLine struct {
 type announcement struct {
 	at          time.Time
 	label, text string
-	ended       *vertexKey // the step that ended before: lines of it that have no end come first
 }
 
 // NewPlain returns a Plain that writes to w.
@@ -78,6 +77,8 @@ func (p *Plain) Chunk(c event.LogChunk) {
 		case e.Vertex != nil:
 			key.id = e.Vertex.ID
 			p.vertex(key, *e.Vertex, endsHere(*e.Vertex, c.Entries[i+1:]))
+		case e.End:
+			p.flushVertex(key, label)
 		case e.Data != nil:
 			p.data(lineKey{key, e.Stream}, label, e.Data)
 		}
@@ -195,9 +196,7 @@ func (p *Plain) Run(r run.Run) {
 			p.plan(key+"started", announcement{at: s.Started, label: labelOf(s.ID), text: "=> started"})
 		}
 		if s.State.Done() {
-			p.plan(key+string(s.State), announcement{
-				at: s.Finished, label: labelOf(s.ID), text: "=> " + stepOutcome(s), ended: &vertexKey{s.Attempt, s.ID, ""},
-			})
+			p.plan(key+string(s.State), announcement{at: s.Finished, label: labelOf(s.ID), text: "=> " + stepOutcome(s)})
 		}
 	}
 	slices.SortStableFunc(p.waiting, func(a, b announcement) int { return a.at.Compare(b.at) })
@@ -226,10 +225,7 @@ func (p *Plain) announceUntil(t time.Time) {
 	n := 0
 	for ; n < len(p.waiting) && (t.IsZero() || p.waiting[n].at.Before(t)); n++ {
 		a := p.waiting[n]
-		switch {
-		case a.ended != nil:
-			p.flushVertex(*a.ended, a.label)
-		case a.label == self: // another attempt
+		if a.label == self { // another attempt
 			p.flushAll()
 		}
 		p.line(a.label, a.text)

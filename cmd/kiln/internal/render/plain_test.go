@@ -73,6 +73,31 @@ func TestPlainShowsRecordedRuns(t *testing.T) {
 	}
 }
 
+// What is known of a run may be far ahead of its log.
+func TestLinesAreWholeWhenTheLogIsBehind(t *testing.T) {
+	t.Parallel()
+	var got bytes.Buffer
+	d := NewPlain(&got)
+	start := time.Unix(1000, 0)
+	out := func(text string) {
+		d.Chunk(event.LogChunk{Attempt: 1, Step: "a", Entries: []event.LogEntry{{Time: start.Add(time.Second), Stream: event.StreamStderr, Data: []byte(text)}}})
+	}
+	r := run.Run{ID: "r1", State: run.Running, Steps: []run.Step{{ID: "a", Attempt: 1, State: run.StepRunning, Started: start}}}
+	d.Run(r)
+	out("one\ntw")
+	r.Steps = []run.Step{{ID: "a", Attempt: 1, State: run.StepSucceeded, Started: start, Finished: start.Add(2 * time.Second)}}
+	d.Run(r)
+	d.Run(r)
+	out("o\nthree")
+	d.Chunk(event.LogChunk{Attempt: 1, Step: "a", Entries: []event.LogEntry{{Time: start.Add(3 * time.Second), End: true}}})
+	d.Chunk(event.LogChunk{Attempt: 1, Step: "b", Entries: []event.LogEntry{{Time: start.Add(4 * time.Second), Stream: event.StreamStdout, Data: []byte("four\n")}}})
+	for _, want := range []string{"a | one\n", "\na | two\na | three\nb | four\n"} {
+		if !strings.Contains(got.String(), want) {
+			t.Errorf("no %q in\n%s", want, &got)
+		}
+	}
+}
+
 func TestLinesDoNotDependOnChunks(t *testing.T) {
 	t.Parallel()
 	text := "one\r\ntwo\rthree\nfour\x1b[1mfive\x1b[0m\x1b[K\xff\n\n\tsix\x1b]8;;http://x\x1b\\link\nseven"

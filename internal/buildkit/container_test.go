@@ -156,7 +156,7 @@ func TestWorkspacesOfKilledSessionsAreRemoved(t *testing.T) {
 	if code, j := runStep(t, live, e.shell("echo here > /workspace/file")); code != 0 {
 		t.Fatal(j.all())
 	}
-	if there := e.cacheMounts(t); len(there) != 4 {
+	if there := e.workspaces(t); len(there) != 4 {
 		t.Errorf("two of each session: %q", there)
 	}
 	if err := e.client.RemoveWorkspaces(t.Context()); err != nil {
@@ -165,7 +165,7 @@ func TestWorkspacesOfKilledSessionsAreRemoved(t *testing.T) {
 	if _, j := runStep(t, live, e.shell("cat /workspace/file")); j.text(event.StreamStdout) != "here\n" {
 		t.Errorf("the workspace in use: %s", j.all())
 	}
-	if left := e.cacheMounts(t); len(left) != 2 {
+	if left := e.workspaces(t); len(left) != 2 {
 		t.Errorf("left: %q", left)
 	}
 }

@@ -51,12 +51,16 @@ func TestMain(m *testing.M) {
 // TestSession has the tests that can share a daemon.
 func TestSession(t *testing.T) {
 	e := newEnv(t)
-	for name, test := range map[string]func(*testing.T, *env){
-		"build": testBuild, "build options": testBuildOptions, "run": testRun, "containers": testContainers, "close": testClose, "close while running": testCloseStops, "credentials": testCredentials, "allowed images": testAllowedImages,
-		"docker": testDocker, "workspaces of a changing source": testSeeds, "services": testServices, "isolation": testIsolation, "host": testHost,
-		"unprepared for SIGTERM": testUnprepared,
+	for _, test := range []struct {
+		name string
+		run  func(*testing.T, *env)
+	}{
+		{"build", testBuild}, {"build options", testBuildOptions}, {"run", testRun}, {"containers", testContainers},
+		{"close while running", testCloseStops}, {"credentials", testCredentials},
+		{"allowed images", testAllowedImages}, {"docker", testDocker}, {"workspaces of a changing source", testSeeds},
+		{"services", testServices}, {"isolation", testIsolation}, {"close", testClose}, {"host", testHost}, {"unprepared for SIGTERM", testUnprepared},
 	} {
-		t.Run(name, func(t *testing.T) { test(t, e) })
+		t.Run(test.name, func(t *testing.T) { test.run(t, e) })
 	}
 }
 

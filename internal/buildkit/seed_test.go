@@ -105,7 +105,7 @@ func testSeeds(t *testing.T, e *env) {
 	if err := s.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if left := e.cacheMounts(t); len(left) > 0 {
+	if left := e.workspaces(t); len(left) > 0 {
 		t.Errorf("left of a session that was closed while it was prepared: %q", left)
 	}
 }

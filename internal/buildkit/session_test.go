@@ -23,8 +23,9 @@ import (
 	"kiln/internal/solve"
 )
 
-// cacheMounts returns the descriptions of the daemon's cache mounts.
-func (e *env) cacheMounts(t *testing.T) []string {
+// workspaces returns the descriptions of the daemon's cache mounts that sessions share among their containers:
+// two of each session. Builds have others.
+func (e *env) workspaces(t *testing.T) []string {
 	t.Helper()
 	c, err := client.New(t.Context(), e.address)
 	if err != nil {
@@ -37,7 +38,9 @@ func (e *env) cacheMounts(t *testing.T) []string {
 	}
 	var out []string
 	for _, u := range usage {
-		out = append(out, u.Description)
+		if strings.Contains(u.Description, `with id "kiln-`) {
+			out = append(out, u.Description)
+		}
 	}
 	return out
 }
@@ -49,13 +52,13 @@ func testClose(t *testing.T, e *env) {
 	runStep(t, other, e.shell("echo mine > /workspace/f"))
 	s := e.open(t, solve.SessionConfig{Source: src})
 	runStep(t, s, e.shell("echo x > /workspace/f"))
-	if got := e.cacheMounts(t); len(got) != 4 {
+	if got := e.workspaces(t); len(got) != 4 {
 		t.Errorf("cache mounts %q, want 4", got)
 	}
 	if err := s.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := e.cacheMounts(t); len(got) != 2 {
+	if got := e.workspaces(t); len(got) != 2 {
 		t.Errorf("cache mounts %q, want the other session's 2", got)
 	}
 	if _, err := s.Run(t.Context(), e.shell("true"), newJournal().log); err == nil {

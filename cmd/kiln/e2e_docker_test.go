@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -46,7 +48,7 @@ steps:
 `
 
 func testDocker(t *testing.T, s *server) {
-	other := httptest.NewServer(ggcr.New())
+	other := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
 	defer other.Close()
 	host := strings.Replace(other.URL, "http://127.0.0.1", "localhost", 1)
 	theirs, err := random.Image(1000, 2)

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -26,7 +28,7 @@ type private struct {
 }
 
 func startPrivate(t *testing.T, users map[string]string) *private {
-	p := &private{Handler: ggcr.New(), users: users, seen: map[string]bool{}}
+	p := &private{Handler: ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))), users: users, seen: map[string]bool{}}
 	srv := httptest.NewServer(p)
 	t.Cleanup(srv.Close)
 	p.host = strings.Replace(srv.URL, "http://127.0.0.1", "localhost", 1)

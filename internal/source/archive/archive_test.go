@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -276,7 +277,7 @@ func TestCredentialsAreForTheirOriginAlone(t *testing.T) {
 func TestArtifactsAreUnpacked(t *testing.T) {
 	t.Parallel()
 	f, _ := fetcher(t)
-	srv := httptest.NewServer(ggcr.New())
+	srv := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(srv.Close)
 	ref, err := name.ParseReference(strings.TrimPrefix(srv.URL, "http://") + "/contexts/app:1")
 	if err != nil {

@@ -110,7 +110,8 @@ func (a *attempt) step(ctx context.Context, index int) error {
 	if err := pause(ctx, s.StartDelay); err != nil {
 		return err
 	}
-	if s.Kind != taskspec.KindPush { // which costs the build daemon nothing
+	// Pushes cost the build daemon nothing, and for a service those may be waiting who have their turns.
+	if s.Kind != taskspec.KindPush && !s.Detach {
 		done, err := a.w.turns.take(ctx, a.run.ID, func() {
 			a.logs.say(s.ID, "waits: the worker executes as many steps as it may")
 		})

@@ -85,6 +85,31 @@ func TestStepsTakeTurns(t *testing.T) {
 	})
 }
 
+// A step may wait for a service that the task does not make it wait for.
+func TestServicesTakeNoTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		up := make(chan struct{})
+		s := &script{run: func(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error) {
+			if c.Step == "db" {
+				c.Started()
+				close(up)
+				return untilDone(ctx, c, log)
+			}
+			select {
+			case <-up:
+				return 0, nil
+			case <-ctx.Done():
+				return -1, context.Cause(ctx)
+			}
+		}}
+		a := detached(t, fileRun("version: v1.1.0\nsteps:\n- {id: client, cmd: img, when: ['-']}\n- {id: db, cmd: img, detach: true, when: ['-'], startDelay: 5}\n"), s)
+		a.w.turns.steps, a.w.turns.runs = 1, 1
+		if err := a.runGraph(t.Context()); err != nil {
+			t.Errorf("runGraph = %v, steps %v", err, s.steps())
+		}
+	})
+}
+
 func TestWaitForATurnCanBeCanceled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &script{run: untilDone}

@@ -17,7 +17,7 @@ import (
 
 // TestServer runs what needs no server of its own on one server.
 func TestServer(t *testing.T) {
-	s := startServer(t, append(vaultArgs(t), "--allow-privileged", "--image-alias", "tool=toolbox", "--allow-source", "localhost")...)
+	s := startServer(t, append(vaultArgs(t), "--parallel-steps", "12", "--allow-privileged", "--image-alias", "tool=toolbox", "--allow-source", "localhost")...)
 	for name, test := range map[string]func(*testing.T, *server){
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
 		"docker": testDocker, "docker errors": testDockerErrors, "vaults": testVaultSecrets, "vault errors": testVaultErrors,

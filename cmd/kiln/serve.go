@@ -81,7 +81,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.Var(&cfg.cacheFree, "cache-min-free", "space that the build cache leaves free on its disk (default a part of the disk)")
 	f.Var(&cfg.cacheKeep, "cache-keep", "build cache that is kept though the disk is fuller than that (default a part of the disk)")
 	f.IntVar(&cfg.parallel, "parallel", max(2, runtime.NumCPU()), "runs executed at once")
-	f.IntVar(&cfg.parallelSteps, "parallel-steps", 0, "build and cmd steps of all runs executed at once (default two per processor and at least four, and one for each further run)")
+	f.IntVar(&cfg.parallelSteps, "parallel-steps", 0, "build and cmd steps of all runs executed at once, services not counted (default two per processor and at least four, and one for each further run)")
 	f.IntVar(&cfg.maxRuns, "max-runs", 0, "runs executed at once on all workers together; 0 means as many as they take")
 	f.DurationVar(&cfg.reconcileEvery, "reconcile-every", 5*time.Minute, "how often repositories and images are compared with what is known, in case an event was lost")
 	f.DurationVar(&cfg.pollEvery, "poll-every", watch.DefaultEvery, "how often base images of other registries are asked about")

@@ -60,9 +60,9 @@ type node struct {
 	keys      *auth.Keys
 	identity  secret.Identity
 	registry  *registry.Store
-	nats      *bus.Server
 	bus       *bus.Bus
 	store     *store.Store
+	claimed   uint64 // revision of the claim on the state, where others may work on it
 	index     *index.Index
 	contexts  *source.Contexts
 	allowed   allowedSources
@@ -108,7 +108,7 @@ func (n *node) close() error {
 // open opens everything that a component needs, and claims what only one process may have.
 func (n *node) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		n.claim, n.listen, n.openKeys, n.openRegistry, n.openMirrors, n.openBus, n.openHooks, n.openDecider, n.openScheduler, n.openBuilder,
+		n.claim, n.listen, n.openKeys, n.openRegistry, n.openMirrors, n.openBus, n.claimState, n.openHooks, n.openDecider, n.openScheduler, n.openBuilder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -185,13 +185,7 @@ func (n *node) openRegistry(context.Context) error {
 }
 
 func (n *node) openBus(ctx context.Context) error {
-	ns, err := bus.StartServer(bus.ServerConfig{Dir: filepath.Join(n.cfg.data, "jetstream"), Relaxed: n.cfg.relaxed, Log: n.log})
-	if err != nil {
-		return err
-	}
-	n.onClose(func() error { ns.Shutdown(); return nil })
-	n.nats = ns
-	nc, err := ns.Connect("kiln")
+	nc, err := n.connectNATS(ctx)
 	if err != nil {
 		return err
 	}
@@ -199,11 +193,17 @@ func (n *node) openBus(ctx context.Context) error {
 	if n.bus, err = bus.Open(ctx, nc, n.log); err != nil {
 		return err
 	}
-	n.bus.Reserve(n.cfg.data, diskReserve)
+	if !n.cfg.nats.others() {
+		n.bus.Reserve(n.cfg.data, diskReserve)
+	}
 	if err := n.bus.LimitLogs(ctx, time.Duration(n.cfg.keepLogs), int64(n.cfg.maxLogs)); err != nil {
 		return err
 	}
-	if n.store, err = store.Open(ctx, n.bus.JetStream(), leaseTTL); err != nil {
+	openStore := store.Open
+	if n.cfg.nats.others() {
+		openStore = store.OpenShared
+	}
+	if n.store, err = openStore(ctx, n.bus.JetStream(), leaseTTL); err != nil {
 		return err
 	}
 	if n.index, err = index.Open(filepath.Join(n.cfg.data, "index.db"), n.log); err != nil {
@@ -241,6 +241,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		}
 		return nil
 	})
+	g.Go(func() error { return n.keepClaim(gctx) })
 	g.Go(func() error { trimMemory(gctx); return nil })
 	g.Go(func() error { return n.builder.run(gctx) })
 	g.Go(func() error { n.builder.sweep(gctx); return nil })

@@ -34,6 +34,7 @@ type serveConfig struct {
 	allowSources              []string
 	knownHosts                string
 	relaxed                   bool
+	nats                      natsConfig
 	publicURL                 string
 	allowNotify               []string
 	forges                    []string
@@ -89,6 +90,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.StringSliceVar(&cfg.allowSources, "allow-source", nil, "`HOST|CIDR` that sources may be at though it is not public, also by http://; may be repeated")
 	f.StringVar(&cfg.knownHosts, "ssh-known-hosts", "", "file with the host keys of git servers that are reached by ssh")
 	f.BoolVar(&cfg.relaxed, "relaxed-sync", false, "acknowledge before the disk has the data: faster on slow disks; a power loss may take the last two minutes")
+	cfg.nats.add(f)
 	f.StringVar(&cfg.publicURL, "public-url", "", "address that forges and people reach the server at, for hooks and for links to runs, such as https://kiln.example.com (default for hooks the one that a request was sent to)")
 	f.StringSliceVar(&cfg.forges, "forge", nil, "`HOST=github|gitlab|gitea|forgejo`: what forge a host is, for the status of commits; may be repeated")
 	f.StringSliceVar(&cfg.allowNotify, "allow-notify", nil, "`HOST|CIDR` that notifications may go to though it is not public; may be repeated")
@@ -137,6 +139,9 @@ func (cfg *serveConfig) validate() error {
 	}
 	if cfg.buildkit != "" && !strings.HasPrefix(cfg.buildkit, "unix://") && !strings.HasPrefix(cfg.buildkit, "tcp://") {
 		errs = append(errs, fmt.Errorf("--buildkit %q: want unix:///path or tcp://host:port", cfg.buildkit))
+	}
+	if err := cfg.nats.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if err := cfg.steps.validate(); err != nil {
 		errs = append(errs, err)

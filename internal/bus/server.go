@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -14,9 +16,10 @@ import (
 // MaxPayload is the largest message that kiln sends, in bytes.
 const MaxPayload = 8 << 20
 
-// A Server is a NATS server with JetStream inside this process. It opens no port.
+// A Server is a NATS server with JetStream inside this process.
 type Server struct {
-	ns *server.Server
+	ns    *server.Server
+	token string
 }
 
 // ServerConfig describes an embedded server.
@@ -25,12 +28,16 @@ type ServerConfig struct {
 	// Relaxed lets JetStream acknowledge before the disk has: faster, and a power loss may take the
 	// last two minutes. The default, false, syncs every message before it is acknowledged.
 	Relaxed bool
-	Log     *slog.Logger
+	// Listen is the address at which other processes reach it, who say the token in TokenFile. With an empty one
+	// it opens no port.
+	Listen    string
+	TokenFile string
+	Log       *slog.Logger
 }
 
 // StartServer starts an embedded server and returns when it is ready. The caller shuts it down.
 func StartServer(cfg ServerConfig) (*Server, error) {
-	ns, err := server.NewServer(&server.Options{
+	opts := &server.Options{
 		ServerName:   "kiln",
 		DontListen:   true,
 		JetStream:    true,
@@ -43,7 +50,11 @@ func StartServer(cfg ServerConfig) (*Server, error) {
 		// Limits are those of the streams; the server's own must not be a guess from this machine.
 		JetStreamMaxMemory: 256 << 20,
 		JetStreamMaxStore:  1 << 40,
-	})
+	}
+	if err := cfg.listen(opts); err != nil {
+		return nil, err
+	}
+	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("message store %s: %w", cfg.Dir, err)
 	}
@@ -54,7 +65,35 @@ func StartServer(cfg ServerConfig) (*Server, error) {
 		ns.WaitForShutdown()
 		return nil, fmt.Errorf("message store %s: not ready; is the disk full or the directory not writable?", cfg.Dir)
 	}
-	return &Server{ns: ns}, nil
+	return &Server{ns: ns, token: opts.Authorization}, nil
+}
+
+// listen has the server open a port, for who knows the token.
+func (cfg ServerConfig) listen(opts *server.Options) error {
+	if cfg.Listen == "" {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return err
+	}
+	if opts.Port, err = strconv.Atoi(port); err != nil {
+		return fmt.Errorf("port of %s: %w", cfg.Listen, err)
+	}
+	if opts.Port == 0 {
+		opts.Port = server.RANDOM_PORT
+	}
+	opts.Host, opts.DontListen = host, false
+	opts.Authorization, err = readToken(cfg.TokenFile)
+	return err
+}
+
+// Address returns the address at which other processes reach the server, "" if there is none.
+func (s *Server) Address() string {
+	if a := s.ns.Addr(); a != nil {
+		return a.String()
+	}
+	return ""
 }
 
 // Shutdown stops the server and waits until its files are closed.
@@ -65,7 +104,7 @@ func (s *Server) Shutdown() {
 
 // Connect returns a connection to the server that stays within the process.
 func (s *Server) Connect(name string) (*nats.Conn, error) {
-	nc, err := nats.Connect("", nats.InProcessServer(s.ns), nats.Name(name), nats.MaxReconnects(-1),
+	nc, err := nats.Connect("", nats.InProcessServer(s.ns), nats.Token(s.token), nats.Name(name), nats.MaxReconnects(-1),
 		nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		return nil, fmt.Errorf("connect to the embedded message store: %w", err)

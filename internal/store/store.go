@@ -2,7 +2,8 @@
 //
 // Every write states the revision it replaces and fails with ErrConflict when another came first, so
 // two writers cannot overwrite each other unseen. Reads return the latest stored value. Runs are on
-// disk; leases and workers are in memory and expire by themselves, because they say only who is alive.
+// disk; leases and workers expire by themselves, because they say only who is alive. Where the message store
+// lives and dies with those they are about, they are in memory.
 package store
 
 import (
@@ -43,11 +44,24 @@ type Store struct {
 	Undelivered Bucket[event.Undelivered]
 	Leases      Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
 	Workers     Bucket[event.Worker] // by instance; a key expires LeaseTTL after its last write
+	Servers     Bucket[string]       // one key: the server that works on this store; it expires LeaseTTL after its last write
 }
 
 // Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
 // without being refreshed.
 func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {
+	return open(ctx, js, leaseTTL, jetstream.MemoryStorage)
+}
+
+// OpenShared is Open on a message store that may restart while workers go on.
+func OpenShared(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {
+	return open(ctx, js, leaseTTL, jetstream.FileStorage)
+}
+
+func open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, alive jetstream.StorageType) (*Store, error) {
+	expiring := func(name string) jetstream.KeyValueConfig {
+		return jetstream.KeyValueConfig{Bucket: name, TTL: leaseTTL, LimitMarkerTTL: leaseTTL, Storage: alive}
+	}
 	var s Store
 	err := errors.Join(
 		s.Runs.open(ctx, js, jetstream.KeyValueConfig{Bucket: BucketRuns, LimitMarkerTTL: markerTTL}),
@@ -59,18 +73,15 @@ func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (
 		s.Trusted.open(ctx, js, jetstream.KeyValueConfig{Bucket: "trusted"}),
 		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "targets"}),
 		s.Undelivered.open(ctx, js, jetstream.KeyValueConfig{Bucket: "undelivered", TTL: 30 * 24 * time.Hour, MaxBytes: 256 << 20}),
-		s.Leases.open(ctx, js, expiring("leases", leaseTTL)),
-		s.Workers.open(ctx, js, expiring("workers", leaseTTL)),
+		s.Leases.open(ctx, js, expiring("leases")),
+		s.Workers.open(ctx, js, expiring("workers")),
+		s.Servers.open(ctx, js, expiring("servers")),
 	)
 	return &s, err
 }
 
 // markerTTL is how long it is stored that a run was removed: who follows the runs learns of it until then.
 const markerTTL = 7 * 24 * time.Hour
-
-func expiring(name string, ttl time.Duration) jetstream.KeyValueConfig {
-	return jetstream.KeyValueConfig{Bucket: name, TTL: ttl, LimitMarkerTTL: ttl, Storage: jetstream.MemoryStorage}
-}
 
 // TaskKey is the key of the task with a name. Two names that differ in case only are the same.
 func TaskKey(name string) string { return event.Hash(task.NameKey(name)) }

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"kiln/internal/bus"
+)
+
+// startNATS starts a NATS server that is reached by a port, with a token that is in the file.
+func startNATS(t *testing.T, dir, listen, tokenFile string) *bus.Server {
+	t.Helper()
+	s, err := bus.StartServer(bus.ServerConfig{Dir: dir, Listen: listen, TokenFile: tokenFile, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// A server keeps everything but its images in a NATS server of others, which may go and come back.
+func TestServerOnNATSOfOthers(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("let-me-in\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ns := startNATS(t, filepath.Join(dir, "js"), "127.0.0.1:0", token)
+	address := ns.Address()
+	defer func() { ns.Shutdown() }()
+	s := startServer(t, "--nats", "nats://"+address, "--nats-token-file", token)
+	other := make(chan commandResult, 1)
+	go func() {
+		other <- runKiln(t, nil, "serve", "--data", filepath.Join(dir, "other"), "--listen", "127.0.0.1:0", "--nats", "nats://"+address, "--nats-token-file", token)
+	}()
+	src := files(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY f /f\n", "f": "1"})
+	first := s.must("build", "-t", "app", src)
+	ns.Shutdown()
+	ns = startNATS(t, filepath.Join(dir, "js"), address, token)
+	if err := os.WriteFile(filepath.Join(src, "f"), []byte("2"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if second := s.must("build", "-t", "app", src); second == first {
+		t.Errorf("both builds printed %q", first)
+	}
+	if res := <-other; res.code != 2 || !strings.Contains(res.err, "another server works on the state") {
+		t.Errorf("a second server: exit code %d, %s", res.code, res.err)
+	}
+	s.stop()
+	if _, err := os.Stat(filepath.Join(s.data, "jetstream")); err == nil {
+		t.Error("the server has a message store of its own, too")
+	}
+	s.start()
+	if list := s.must("runs"); strings.Count(list, "Succeeded") != 2 {
+		t.Errorf("runs after a restart:\n%s", list)
+	}
+	if res := s.kiln("build", "-t", "app", src); res.code != 0 {
+		t.Error(res.err)
+	}
+}
+
+func TestNATSIsReachedWithCredentialsOnly(t *testing.T) {
+	t.Parallel()
+	data := t.TempDir() + "/data"
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"--nats", "nats://me:hunter2@127.0.0.1:1"}, `--nats: "nats://***@127.0.0.1:1": credentials do not belong in an address`},
+		{[]string{"--nats", "127.0.0.1:4222"}, "want nats://HOST:PORT"},
+		{[]string{"--nats-creds", "f"}, "go with --nats"},
+		{[]string{"--nats", "nats://127.0.0.1:1", "--nats-listen", "127.0.0.1:0"}, "with --nats there is none"},
+	} {
+		res := runKiln(t, nil, append([]string{"serve", "--data", data}, c.args...)...)
+		if res.code != 2 || !strings.Contains(res.err, c.want) || strings.Contains(res.err, "hunter2") {
+			t.Errorf("%q: exit code %d, %s; want 2 and %q", c.args, res.code, res.err, c.want)
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/spf13/pflag"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/store"
+)
+
+// natsTokenFile is what other processes say to the own message store, in the data directory.
+const natsTokenFile = "nats.token"
+
+// natsConfig says where messages and state are: in a store of the server's own, or in one of others.
+type natsConfig struct {
+	remote bus.Remote
+	listen string
+}
+
+// addRemote defines the flags for a store of others.
+func (c *natsConfig) addRemote(f *pflag.FlagSet) {
+	f.StringSliceVar(&c.remote.URLs, "nats", nil, "`nats://HOST:PORT` of a NATS server with JetStream, 2.12 or later, to use instead of an own one; more servers of its cluster may follow")
+	f.StringVar(&c.remote.CredsFile, "nats-creds", "", "`FILE` with the credentials of a NATS user")
+	f.StringVar(&c.remote.TokenFile, "nats-token-file", "", "`FILE` with a NATS token")
+	f.StringVar(&c.remote.CAFile, "nats-ca", "", "`FILE` with the certificates that NATS servers' are signed by")
+}
+
+func (c *natsConfig) add(f *pflag.FlagSet) {
+	c.addRemote(f)
+	f.StringVar(&c.listen, "nats-listen", "", "`HOST:PORT` at which others reach the own NATS server with the token in the data directory's "+natsTokenFile+" (default: nobody does)")
+}
+
+// others reports whether messages and state are in a NATS server of others.
+func (c *natsConfig) others() bool { return len(c.remote.URLs) > 0 }
+
+func (c *natsConfig) validate() error {
+	err := c.remote.Validate()
+	if err != nil {
+		err = fmt.Errorf("--nats: %w", err)
+	}
+	if c.listen != "" {
+		if _, _, lerr := net.SplitHostPort(c.listen); lerr != nil {
+			err = errors.Join(err, fmt.Errorf("--nats-listen %q: want HOST:PORT, such as 127.0.0.1:4222", c.listen))
+		}
+		if c.others() {
+			err = errors.Join(err, errors.New("--nats-listen is for the own NATS server: with --nats there is none"))
+		}
+	}
+	if !c.others() && c.remote.CredsFile+c.remote.TokenFile+c.remote.CAFile != "" {
+		err = errors.Join(err, errors.New("--nats-creds, --nats-token-file and --nats-ca go with --nats"))
+	}
+	return err
+}
+
+// connectNATS connects to the messages and the state of this server, in a store of its own unless there is another.
+func (n *node) connectNATS(ctx context.Context) (*nats.Conn, error) {
+	if n.cfg.nats.others() {
+		return bus.Connect(ctx, n.cfg.nats.remote, "kiln serve", n.log)
+	}
+	token := filepath.Join(n.cfg.data, natsTokenFile)
+	if n.cfg.nats.listen != "" {
+		if err := makeToken(token); err != nil {
+			return nil, err
+		}
+	}
+	ns, err := bus.StartServer(bus.ServerConfig{Dir: filepath.Join(n.cfg.data, "jetstream"), Relaxed: n.cfg.relaxed,
+		Listen: n.cfg.nats.listen, TokenFile: token, Log: n.log})
+	if err != nil {
+		return nil, err
+	}
+	n.onClose(func() error { ns.Shutdown(); return nil })
+	if a := ns.Address(); a != "" {
+		n.log.Info("message store listens", "address", a, "token", token)
+	}
+	return ns.Connect("kiln")
+}
+
+// theServer is the key of the server that works on a store.
+const theServer = "server"
+
+// claimState waits until no other server works on the state in a NATS server of others. One that was killed is
+// taken to be there for as long as its claim would last; the own one of before is not.
+func (n *node) claimState(ctx context.Context) error {
+	if !n.cfg.nats.others() {
+		return nil
+	}
+	owner := event.Hash(n.identity.Recipient())
+	for end := time.Now().Add(leaseTTL + leaseTTL/3); ; {
+		rev, err := n.store.Servers.Create(ctx, theServer, owner)
+		if errors.Is(err, store.ErrConflict) {
+			var other string
+			if other, rev, err = n.store.Servers.Get(ctx, theServer); err == nil && other == owner {
+				rev, err = n.store.Servers.Update(ctx, theServer, owner, rev)
+			} else if err == nil {
+				err = store.ErrConflict
+			}
+		}
+		switch {
+		case err == nil:
+			n.claimed = rev
+			n.onClose(func() error {
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+				defer cancel()
+				_ = n.store.Servers.Remove(ctx, theServer, n.claimed) // else it expires
+				return nil
+			})
+			return nil
+		case !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound):
+			return err
+		case time.Now().After(end):
+			return usagef("stop it, or name other NATS servers or another account of them", "another server works on the state in %s", strings.Join(n.cfg.nats.remote.URLs, ","))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(leaseTTL / 15):
+		}
+	}
+}
+
+// keepClaim keeps others from working on this server's state until ctx ends. It returns an error if another
+// one has come to do so, because this one could not be heard for long.
+func (n *node) keepClaim(ctx context.Context) error {
+	if !n.cfg.nats.others() {
+		return nil
+	}
+	owner := event.Hash(n.identity.Recipient())
+	for every := time.NewTicker(leaseTTL / 3); ; {
+		select {
+		case <-ctx.Done():
+			every.Stop()
+			return nil
+		case <-every.C:
+		}
+		rev, err := n.store.Servers.Update(ctx, theServer, owner, n.claimed)
+		if errors.Is(err, store.ErrConflict) {
+			rev, err = n.store.Servers.Create(ctx, theServer, owner) // it may have expired
+		}
+		switch {
+		case err == nil:
+			n.claimed = rev
+		case errors.Is(err, store.ErrConflict):
+			return errors.New("another server works on this server's state")
+		case ctx.Err() == nil:
+			n.log.Warn("claim on the state not renewed", "err", err)
+		}
+	}
+}
+
+// makeToken writes a new token to a file that only its owner reads, unless there is one.
+func makeToken(path string) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(f, rand.Text())
+	return errors.Join(err, f.Sync(), f.Close())
+}

@@ -1,0 +1,145 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// reachWithin is how long Connect tries to reach a server that may be starting, too.
+	reachWithin = 30 * time.Second
+	// minServer is the oldest NATS server that has what kiln needs: messages on a schedule, and streams that
+	// acknowledge before they write.
+	minServerMajor, minServerMinor = 2, 12
+	maxTokenFile                   = 4 << 10
+)
+
+// A Remote says how to reach the NATS servers of others.
+type Remote struct {
+	URLs      []string // nats://host:port or tls://host:port, of any servers of one cluster, without credentials
+	CredsFile string   // of a user, as nsc makes it; "" for none
+	TokenFile string   // a token; "" for none
+	CAFile    string   // who signs the servers' certificates; "" for whom the system trusts
+}
+
+// Validate reports what is wrong with the addresses.
+func (r Remote) Validate() error {
+	var errs []error
+	for _, s := range r.URLs {
+		u, err := url.Parse(s)
+		switch {
+		case err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls":
+			errs = append(errs, fmt.Errorf("%q: want nats://HOST:PORT or tls://HOST:PORT", redactURL(s)))
+		case u.User != nil:
+			errs = append(errs, fmt.Errorf("%q: credentials do not belong in an address, which others can read: name a file with them", redactURL(s)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// redactURL is s without what may be a password.
+func redactURL(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if at := strings.LastIndexByte(rest, '@'); ok && at >= 0 {
+		return scheme + "://***" + rest[at:]
+	}
+	return s
+}
+
+func (r Remote) options(log *slog.Logger) ([]nats.Option, error) {
+	opts := []nats.Option{nats.MaxReconnects(-1), nats.ReconnectWait(250 * time.Millisecond), nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil {
+				log.Warn("message store lost, trying again", "err", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) { log.Warn("message store is back", "url", nc.ConnectedUrlRedacted()) }),
+	}
+	if r.CredsFile != "" {
+		opts = append(opts, nats.UserCredentials(r.CredsFile))
+	}
+	if r.TokenFile != "" {
+		token, err := readToken(r.TokenFile)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, nats.Token(token))
+	}
+	if r.CAFile != "" {
+		opts = append(opts, nats.RootCAs(r.CAFile))
+	}
+	return opts, nil
+}
+
+// readToken reads a token from the first line of a file.
+func readToken(path string) (string, error) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return "", err
+	}
+	if fi.Size() > maxTokenFile {
+		return "", fmt.Errorf("%s: %d bytes is too much for a token", path, fi.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	token, _, _ := strings.Cut(string(b), "\n")
+	if token = strings.TrimSpace(token); token == "" {
+		return "", fmt.Errorf("%s: has no token in its first line", path)
+	}
+	return token, nil
+}
+
+// Connect returns a connection to one of the servers, which comes back by itself when it is lost. It tries
+// for half a minute to reach one, and refuses one that lacks what kiln needs. The caller closes the connection.
+func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*nats.Conn, error) {
+	opts, err := r.options(log)
+	if err != nil {
+		return nil, err
+	}
+	opts = append(opts, nats.Name(name))
+	ctx, cancel := context.WithTimeout(ctx, reachWithin)
+	defer cancel()
+	for {
+		nc, err := nats.Connect(strings.Join(r.URLs, ","), opts...)
+		if err == nil {
+			if err := suits(nc); err != nil {
+				nc.Close()
+				return nil, fmt.Errorf("message store %s: %w", nc.ConnectedUrlRedacted(), err)
+			}
+			return nc, nil
+		}
+		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("message store %s: %w", strings.Join(r.URLs, ","), err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("message store %s: %w", strings.Join(r.URLs, ","), err)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// suits reports what a server lacks.
+func suits(nc *nats.Conn) error {
+	var major, minor int
+	if _, err := fmt.Sscanf(nc.ConnectedServerVersion(), "%d.%d", &major, &minor); err != nil {
+		return fmt.Errorf("version %q: %w", nc.ConnectedServerVersion(), err)
+	}
+	if major < minServerMajor || major == minServerMajor && minor < minServerMinor {
+		return fmt.Errorf("NATS server %s is too old: %d.%d or later is needed", nc.ConnectedServerVersion(), minServerMajor, minServerMinor)
+	}
+	if nc.MaxPayload() < MaxPayload {
+		return fmt.Errorf("takes messages of %d bytes at most, %d are needed: set max_payload: %dMB in the server's configuration", nc.MaxPayload(), MaxPayload, MaxPayload>>20)
+	}
+	return nil
+}

@@ -121,13 +121,13 @@ steps:
 	}
 }
 
-// testOutput has a step write 20 MB as fast as it can, numbered, in turn to both streams.
+// testOutput has a step write 6 MB as fast as it can, numbered, in turn to both streams.
 func testOutput(t *testing.T, s *server) {
 	dir := files(t, map[string]string{"box.Dockerfile": base, "acr-task.yaml": `version: v1.1.0
 steps:
   - build: -t obox -f box.Dockerfile .
   - id: much
-    cmd: obox sh -c 'seq 1 2000000 & seq 1 1000000 >&2; wait; printf "10%%\r50%%\r100%%\n"'
+    cmd: obox sh -c 'seq 1 600000 & seq 1 300000 >&2; wait; printf "10%%\r50%%\r100%%\n"'
 `})
 	id := strings.TrimSpace(s.must("run", "--no-wait", dir))
 	out := s.kiln("logs", "-f", id)
@@ -147,7 +147,7 @@ steps:
 			rest = append(rest, line)
 		}
 	}
-	if min(next, other) != 1000001 || max(next, other) != 2000001 {
+	if min(next, other) != 300001 || max(next, other) != 600001 {
 		t.Errorf("%d and %d lines in order; then came %.20q", next-1, other-1, rest[:min(len(rest), 5)])
 	}
 	if got := strings.Join(rest, "\n"); !strings.Contains(got, "\n100%\n") {

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"strings"
 )
 
 // target is a manifest that a tag names.
@@ -155,11 +157,14 @@ func (s *Store) Tags(ctx context.Context, repository, after string, n int) ([]st
 	if err := l.locked(lockList, repository); err != nil {
 		return nil, err
 	}
-	rows, err := s.rows(ctx, `SELECT name FROM tag WHERE repo = ? AND name > ? AND locks & ? = 0 ORDER BY name LIMIT ?`, repo, after, lockList, n)
-	if err != nil {
+	// They come as one text, joined by what is in no tag: ten thousand rows would take several times as long.
+	var names sql.NullString
+	_, err = s.row(ctx, `SELECT group_concat(name, ' ') FROM
+		(SELECT name FROM tag WHERE repo = ? AND name > ? AND locks & ? = 0 ORDER BY name LIMIT ?)`, []any{repo, after, lockList, n}, &names)
+	if err != nil || names.String == "" {
 		return nil, err
 	}
-	return collectStrings(rows)
+	return strings.Split(names.String, " "), nil
 }
 
 // Repositories returns up to n repositories in the order of their bytes, those after the given one.

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 	"time"
 )
 
@@ -129,5 +131,20 @@ func TestCloseEndsProcessesAndRemovesTheDirectory(t *testing.T) {
 	}
 	if _, err := os.Stat(l.dir); !os.IsNotExist(err) {
 		t.Errorf("the directory is still there: %v", err)
+	}
+}
+
+func TestMassIsWhatItsDigestSays(t *testing.T) {
+	m := newMass(2*massBlock + 100)
+	whole, err := io.ReadAll(m.reader())
+	if err != nil || int64(len(whole)) != m.size || digestOf(whole) != m.digest {
+		t.Fatalf("read %d bytes of %d with digest %s, want %s: %v", len(whole), m.size, digestOf(whole), m.digest, err)
+	}
+	pieces, err := io.ReadAll(iotest.OneByteReader(m.reader()))
+	if err != nil || !bytes.Equal(whole, pieces) {
+		t.Errorf("read byte by byte it is another one: %v", err)
+	}
+	if other := newMass(m.size); other.digest == m.digest {
+		t.Error("two masses are the same")
 	}
 }

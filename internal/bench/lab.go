@@ -16,7 +16,7 @@ import (
 
 // binaries are the paths of the programs that are measured.
 type binaries struct {
-	kiln, buildctl, buildkitd, stamp string
+	kiln, buildctl, buildkitd, stamp, crane string
 }
 
 // compile builds the programs of this tree and of its BuildKit, all in the same way.
@@ -36,6 +36,7 @@ func compile(ctx context.Context, kiln string) (binaries, error) {
 	}{
 		{&b.kiln, "kiln/cmd/kiln"},
 		{&b.stamp, "kiln/internal/bench/stamp"},
+		{&b.crane, "github.com/google/go-containerregistry/cmd/crane"},
 		{&b.buildctl, "github.com/moby/buildkit/cmd/buildctl"},
 		{&b.buildkitd, "github.com/moby/buildkit/cmd/buildkitd"},
 	} {

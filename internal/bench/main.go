@@ -50,6 +50,11 @@ var programs = []program{
 	{"storm", "one base image that 10,000 tasks are built on", 10 * time.Minute, storm},
 	{"timers", "10,000 timers, of which 1,000 go off in one minute", 10 * time.Minute, timers},
 	{"history", "a server with 100,000 runs and 10,000 tasks", 15 * time.Minute, history},
+	{"registry-push", "small images and some of ten layers, pushed and pulled, beside docker-registry and crane's registry", 5 * time.Minute, registryPush},
+	{"registry-large", "a layer of 500 MB, pushed and pulled, beside the same", 10 * time.Minute, registryLarge},
+	{"registry-head", "a tag resolved, one after the other and by 8 connections, beside the same", 5 * time.Minute, registryHead},
+	{"registry-lists", "what is asked of a repository of 100,000 manifests and 10,000 tags", 10 * time.Minute, registryLists},
+	{"registry-gc", "pushes of 4 clients while 30,000 blobs are collected, and without that", 10 * time.Minute, registryGC},
 	{"trace", "where the time of a cached build goes; for orientation", 3 * time.Minute, trace},
 }
 

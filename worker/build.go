@@ -84,6 +84,7 @@ func (a *attempt) buildRequest(s *taskspec.Step) (solve.Build, error) {
 		req.DockerfileInline = a.run.Spec.Build.DockerfileInline
 		maps.Copy(req.BuildArgs, a.secrets.Args)
 	}
+	req.Hidden = hiddenIn(req.BuildArgs, a.confidential())
 	if req.Secrets, req.SSH, err = a.buildSecrets(s); err != nil {
 		return req, err
 	}
@@ -115,6 +116,19 @@ func pairs(kvs []taskspec.KeyValue) map[string]string {
 		m[kv.Key] = kv.Value
 	}
 	return m
+}
+
+// hiddenIn returns those of the values that an argument holds.
+func hiddenIn(args map[string]string, values []string) []string {
+	var found []string
+	for _, v := range values {
+		holds := func(arg string) bool { return strings.Contains(arg, v) }
+		if v != "" && slices.ContainsFunc(slices.Collect(maps.Values(args)), holds) {
+			found = append(found, v)
+		}
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
 }
 
 // given are the build arguments that have a value. One that was named only, and that the step's environment

@@ -129,6 +129,10 @@ func TestSecretsOfBuildSteps(t *testing.T) {
 			t.Errorf("%s: %s %s, want %s\n%s", option, rep.Final, rep.Reason, want, log)
 		}
 	}
+	b, _, log = asked(t, buildStep("-t a --build-arg X=set-value --build-arg Y=open ."), given, nil)
+	if diff := cmp.Diff([]string{"set-value"}, b.Hidden); diff != "" {
+		t.Errorf("hidden values: %s\n%s", diff, log)
+	}
 	withKey := func(g *rig, _ *run.Run) {
 		g.w.SSHKeys = map[string][]byte{"default": []byte("other"), "deploy": []byte("the-server's")}
 	}

@@ -174,6 +174,7 @@ func keyOf(b solve.Build, daemon, scope, source string) buildKey {
 	h.list(b.Platforms)
 	h.list(b.AddHosts)
 	h.list(b.Ulimits)
+	h.list(b.Hidden)
 	h.number(int(b.Network))
 	h.number(int(b.ShmSize))
 	for _, m := range []map[string]string{b.BuildArgs, b.Labels, b.Annotations, b.Images, b.Pins} {

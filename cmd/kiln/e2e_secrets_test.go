@@ -74,6 +74,7 @@ func testVaultSecrets(t *testing.T, s *server) {
 	if built.code != 0 || strings.Contains(built.err, arg) {
 		t.Errorf("build: exit code %d\n%s", built.code, built.err)
 	}
+	s.nowhere(arg) // neither in the image's history nor in what the build daemon keeps
 	_, rest, _ := strings.Cut(res.err, "=> run ")
 	id, _, _ := strings.Cut(rest, " ")
 	seen := res.err + s.must("runs", "-o", "json") + s.must("show", id, "-o", "json") + s.must("logs", id)

@@ -79,7 +79,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 		close(status)
 		return solve.Built{}, err
 	}
-	resp, err := s.client.bk.Solve(ctx, nil, client.SolveOpt{
+	resp, err := s.execute(ctx, b, client.SolveOpt{
 		Ref:                   identity.NewID(),
 		Frontend:              "dockerfile.v0",
 		FrontendAttrs:         attrs,
@@ -93,7 +93,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 		// The daemon's history of builds costs a third of a small build's time. What would be read
 		// from it, the base images, the policy provider sees.
 		Internal: true,
-	}, status)
+	}, status, log)
 	detach()
 	forwarded.Wait()
 	if err != nil {

@@ -204,7 +204,7 @@ func commandOf(name string) string {
 
 // Words with which BuildKit wraps an error without telling the user anything.
 var (
-	wrappings = regexp.MustCompile(`^(failed to solve|failed to compute cache key|failed to calculate checksum of ref \S+|dockerfile parse error on line \d+|rpc error: code = \w+ desc =):? `)
+	wrappings = regexp.MustCompile(`^(failed to solve|failed to run Build function|failed to compute cache key|failed to calculate checksum of ref \S+|dockerfile parse error on line \d+|rpc error: code = \w+ desc =):? `)
 	metadata  = regexp.MustCompile(`^(?:\S+: )?failed to resolve source metadata for (\S+): (.*)$`)
 )
 

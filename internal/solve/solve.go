@@ -94,9 +94,11 @@ type Build struct {
 	Target        string
 	Platforms     []string
 	BuildArgs     map[string]string
-	Labels        map[string]string
-	Annotations   map[string]string
-	NoCache       bool
+	// Hidden are values that the image's history, in which build arguments are, must not show.
+	Hidden      []string
+	Labels      map[string]string
+	Annotations map[string]string
+	NoCache     bool
 	// NoCacheFilter names stages to build anew.
 	NoCacheFilter []string
 	Pull          bool

@@ -1,0 +1,49 @@
+package buildkit_test
+
+import (
+	"strings"
+	"testing"
+
+	"kiln/internal/solve"
+)
+
+// The value of a secret build argument is what the Dockerfile's ARG has, and not in the image's history.
+func testHiddenValues(t *testing.T, e *env) {
+	cfg := e.dockerfile(t, "ARG TOKEN\nARG PIN\nARG PLAIN\nRUN mkdir /data && test \"$TOKEN\" = 'hunter22 \"x\"' && echo -n $PIN > /data/n\nLABEL about=$PLAIN\n")
+	b := solve.Build{Step: "b", Staging: e.staging(), Platforms: []string{"linux/amd64"}, Hidden: []string{`hunter22 "x"`, "7", "unused"},
+		BuildArgs: map[string]string{"TOKEN": `hunter22 "x"`, "PIN": "7", "PLAIN": "open-17"}, CacheTo: []solve.Cache{{Ref: e.registry + "/cache/hidden:c", Max: true}}}
+	built, j := build(t, e.open(t, cfg), b)
+	_, config := raw(t, built)
+	for _, want := range []string{"RUN |3 TOKEN=*** PIN=*** PLAIN=open-17 ", `"about":"open-17"`} {
+		if !strings.Contains(config, want) {
+			t.Errorf("the configuration has no %q: %s", want, config)
+		}
+	}
+	if strings.Contains(config, "hunter22") || strings.Contains(j.all(), "warning") {
+		t.Errorf("%s\n%s", config, j.all())
+	}
+	if got := data(t, built); got != "n -rw-r--r-- 7" {
+		t.Error(got)
+	}
+
+	// Everything else is as in a build that hides nothing: the cache, bases, errors and what is refused.
+	b.CacheTo, b.CacheFrom = nil, []solve.Cache{{Ref: e.registry + "/cache/hidden:c"}}
+	again, j := build(t, e.open(t, cfg), b)
+	if again.Digest != built.Digest || len(again.Bases) != 1 || !strings.Contains(j.all(), "cached=true") {
+		t.Errorf("again: %+v, first %+v\n%s", again, built, j.all())
+	}
+	b.CacheFrom, b.Platforms = nil, nil
+	for lines, want := range map[string]string{
+		"ARG TOKEN\nRUN exit 3\n":                 "Dockerfile:3: RUN exit 3: exit code 3",
+		"ARG TOKEN\nNOPE\n":                       "Dockerfile:3: unknown instruction: NOPE",
+		"ARG TOKEN\nADD http://127.0.0.1:1/x /\n": "127.0.0.1",
+	} {
+		if got := fails(t, e.open(t, e.dockerfile(t, lines)), b); !strings.Contains(got, want) || strings.Contains(got, "Build function") {
+			t.Errorf("%q: %s, want %s", lines, got, want)
+		}
+	}
+	_, j = build(t, e.open(t, e.dockerfile(t, "ARG TOKEN\nENV T=$TOKEN\n")), b)
+	if !strings.Contains(j.all(), "holds the value of a secret, by an ENV or LABEL") {
+		t.Error(j.all())
+	}
+}

@@ -243,7 +243,7 @@ func (r *recent) sight(d *Decider) *sight {
 func (d *Decider) credential(ctx context.Context, e *entry) (git.Credential, error) {
 	name := e.task.ContextSecret
 	if name == "" {
-		return git.Credential{}, nil
+		return git.CredentialOf(e.context.URL, "", d.Keys)
 	}
 	if d.Secret == nil {
 		return git.Credential{}, fmt.Errorf("secret %q of the context: this server has no store of secrets", name)
@@ -252,5 +252,5 @@ func (d *Decider) credential(ctx context.Context, e *entry) (git.Credential, err
 	if err != nil {
 		return git.Credential{}, fmt.Errorf("context: %w", err)
 	}
-	return git.CredentialOf(e.context.URL, value)
+	return git.CredentialOf(e.context.URL, value, d.Keys)
 }

@@ -55,6 +55,8 @@ type Decider struct {
 	Aliases  graph.Aliases
 	// Secret returns the value of a secret, for the repositories of tasks.
 	Secret func(ctx context.Context, name string) (string, error)
+	// Keys open the repositories of tasks that are reached by ssh and name no secret.
+	Keys git.Keys
 	// ForgeHTTP reaches forges; with it a sweep asks those for pull requests to which a hook or a task has a token.
 	// Forges tells by a repository's host what forge it is, where neither a hook nor the host does.
 	ForgeHTTP *http.Client

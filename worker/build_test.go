@@ -227,7 +227,7 @@ func TestRemoteContextsOfBuildSteps(t *testing.T) {
 	}
 	opened = nil
 	_, rep, _ = asked(t, buildStep("-t a https://git.test/o/lib.git"), event.Secrets{Context: "context-token"}, func(g *rig, r *run.Run) { open(g, r); r.Spec.Restricted = true })
-	if rep.Final != run.Succeeded || opened[1].Token != "" || opened[1].Scope == "" {
+	if rep.Final != run.Succeeded || opened[0].Stranger || !opened[1].Stranger || opened[1].Token != "" || opened[1].Scope == "" {
 		t.Errorf("a restricted run: %+v, %+v", rep, opened)
 	}
 	_, rep, _ = asked(t, buildStep("-t a https://refused.test/o/lib.git"), event.Secrets{}, open)

@@ -43,6 +43,8 @@ type OpenRequest struct {
 	Credentials func(host string) (user, password string)
 	// Token is the secret to show the server of the context, empty for none.
 	Token string
+	// Stranger says that somebody from outside has chosen the context: no credential of the server opens it.
+	Stranger bool
 }
 
 // An Origin says what a source is a state of.

@@ -29,6 +29,8 @@ import (
 type gitServer struct {
 	*server
 	git *gittest.Server
+	ssh string // address of an ssh server of the same repositories
+	key []byte // that opens it
 }
 
 // repository makes a repository of these files and returns it with its URL.
@@ -54,16 +56,21 @@ func (s gitServer) repository(name string, content map[string]string) (*gittest.
 // TestGitContexts builds what a git server has.
 func TestGitContexts(t *testing.T) {
 	git := gittest.Serve(t, t.TempDir(), "", "")
-	s := startServer(t, "--allow-source", "127.0.0.1")
+	byKey := gittest.ServeSSH(t, git.Root)
+	key, hosts := filepath.Join(t.TempDir(), "key"), filepath.Join(t.TempDir(), "known_hosts")
+	if err := errors.Join(os.WriteFile(key, byKey.PrivateKey, 0o600), os.WriteFile(hosts, byKey.KnownHosts, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	s := startServer(t, "--allow-source", "127.0.0.1", "--ssh-key", "default="+key, "--ssh-known-hosts", hosts)
 	for name, test := range map[string]func(*testing.T, gitServer){
-		"build": testGitBuild, "task": testGitTask, "refused": testGitRefused, "reuse": testGitReuse,
+		"build": testGitBuild, "task": testGitTask, "refused": testGitRefused, "reuse": testGitReuse, "ssh": testGitSSH,
 		"archives": testArchives, "reuse of what is fetched": testReuseOfFetched,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bound := *s
 			bound.t = t
-			test(t, gitServer{&bound, git})
+			test(t, gitServer{&bound, git, byKey.Addr, byKey.PrivateKey})
 		})
 	}
 }
@@ -251,7 +258,7 @@ func (s gitServer) push(ref string, image v1.Image) error {
 // TestPrivateSourcesAreRefused starts a server that allows no source outside of the internet.
 func TestPrivateSourcesAreRefused(t *testing.T) {
 	git := gittest.Serve(t, t.TempDir(), "", "")
-	s := gitServer{startServer(t), git}
+	s := gitServer{server: startServer(t), git: git}
 	_, url := s.repository("private", map[string]string{"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"})
 	res := s.kiln("build", url)
 	if res.code == 0 || !strings.Contains(res.err, "kiln serve --allow-source HOST") || git.Requests() != 0 {

@@ -373,7 +373,7 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 		return nil, err
 	}
 	open := (&sources{uploads: &source.Opener{Blobs: n.contexts.Blobs, Cache: cache}, mirrors: n.mirrors, archives: n.archives,
-		allowed: n.allowed, registry: append([]string{n.host}, n.aliases...)}).open
+		allowed: n.allowed, keys: n.gitKeys(), registry: append([]string{n.host}, n.aliases...)}).open
 	outside := n.outside()
 	n.onClose(func() error { outside.CloseIdleConnections(); return nil })
 	return n.equip(&worker.Worker{

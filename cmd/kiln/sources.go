@@ -26,6 +26,7 @@ type sources struct {
 	mirrors  *git.Mirrors
 	archives *archive.Fetcher
 	allowed  allowedSources
+	keys     git.Keys
 	registry []string // names of the co-located registry
 }
 
@@ -82,7 +83,11 @@ func (s *sources) artifact(ctx context.Context, ref string, r worker.OpenRequest
 
 // commit opens a commit of a git repository.
 func (s *sources) commit(ctx context.Context, c task.Context, r worker.OpenRequest) (worker.Source, error) {
-	cred, err := git.CredentialOf(c.URL, r.Token)
+	keys := s.keys
+	if r.Stranger {
+		keys = nil
+	}
+	cred, err := git.CredentialOf(c.URL, r.Token, keys)
 	if err != nil {
 		return nil, err
 	}

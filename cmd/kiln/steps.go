@@ -13,6 +13,7 @@ import (
 
 	"kiln/internal/buildkit"
 	"kiln/internal/secret"
+	"kiln/internal/source/git"
 	"kiln/taskspec"
 	"kiln/worker"
 )
@@ -31,7 +32,7 @@ func (s *stepConfig) add(f *pflag.FlagSet) {
 	f.BoolVar(&s.privileged, "allow-privileged", false, "execute privileged containers of runs that allow them: such a container can take over this host")
 	f.StringArrayVar(&s.aliases, "image-alias", nil, "`NAME=IMAGE`: what a cmd step that begins with NAME executes; may be repeated")
 	f.StringArrayVar(&s.vaults, "vault", nil, "`HOST=env:PREFIX|file:DIR|store:PREFIX`: where the secrets are that task files name as keyvault: https://HOST/secrets/NAME; may be repeated")
-	f.StringToStringVar(&s.sshKeys, "ssh-key", nil, "`ID=FILE`: a private key that builds may use for --ssh ID if they bring none; may be repeated")
+	f.StringToStringVar(&s.sshKeys, "ssh-key", nil, "`ID=FILE`: a private key that builds may use for --ssh ID if they bring none. With a host as ID it also opens the git repositories there that runs reach by ssh without a secret of their own, and with default those of all others; may be repeated")
 	f.StringArrayVar(&s.logins, "registry-login", nil, "`HOST=USER:SOURCE` with the source of the password as env:VARIABLE, file:PATH or store:SECRET: how runs sign in to a registry that their task has no credential for; may be repeated")
 	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
 }
@@ -92,6 +93,12 @@ func (s *stepConfig) keys() (map[string][]byte, error) {
 		keys[id] = key
 	}
 	return keys, nil
+}
+
+// gitKeys are the server's own keys for git repositories.
+func (n *node) gitKeys() git.Keys {
+	keys, _ := n.cfg.steps.keys() // validated
+	return keys
 }
 
 // vaults returns what stands for vaults on this server.

@@ -10,17 +10,31 @@ var tokenUsers = map[string]string{
 	"github.com": "x-access-token", "gitlab.com": "oauth2", "bitbucket.org": "x-token-auth",
 }
 
+// Keys are private keys in PEM form for repositories that are reached by ssh: by the host of their URL, in
+// lower case, or "default" for all that have none of their own.
+type Keys map[string][]byte
+
 // CredentialOf makes a credential for a repository of one secret value. For ssh that is a private key in
-// PEM form. For https it is "user:password" or an access token. An empty value is no credential. The error
-// holds nothing of the secret.
-func CredentialOf(repository, value string) (Credential, error) {
+// PEM form. For https it is "user:password" or an access token. An empty value stands for one of the keys if
+// the repository is reached by ssh, otherwise for no credential. The error holds nothing of the secret.
+func CredentialOf(repository, value string, keys Keys) (Credential, error) {
 	value = strings.TrimSpace(value)
-	if value == "" {
+	if value == "" && len(keys) == 0 {
 		return Credential{}, nil
 	}
 	r, _, err := parseRemote(repository)
 	if err != nil {
 		return Credential{}, err
+	}
+	if value == "" {
+		if r.scheme != "ssh" {
+			return Credential{}, nil
+		}
+		own, ok := keys[r.host]
+		if !ok {
+			own = keys["default"]
+		}
+		return Credential{PrivateKey: own}, nil
 	}
 	key := strings.HasPrefix(value, "-----BEGIN ")
 	switch {

@@ -21,6 +21,8 @@ var (
 	ErrDenied = errors.New("access denied")
 	// ErrRefused says that the address, scheme or URL is not allowed here.
 	ErrRefused = errors.New("refused")
+	// ErrHostKey says that an ssh server did not show a key that it is known by.
+	ErrHostKey = errors.New("host key not accepted")
 	// ErrTooLarge says that a limit was exceeded.
 	ErrTooLarge = errors.New("too large")
 	// ErrBadTree says that the repository holds what cannot be a build context.
@@ -29,7 +31,7 @@ var (
 	ErrUnavailable = errors.New("git server unavailable")
 )
 
-var kinds = []error{ErrRefNotFound, ErrRepositoryNotFound, ErrDenied, ErrRefused, ErrTooLarge, ErrBadTree,
+var kinds = []error{ErrRefNotFound, ErrRepositoryNotFound, ErrDenied, ErrRefused, ErrHostKey, ErrTooLarge, ErrBadTree,
 	context.Canceled, context.DeadlineExceeded}
 
 // An Error says what could not be read from which repository. It holds no credential.

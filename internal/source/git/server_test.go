@@ -158,8 +158,8 @@ func TestSSH(t *testing.T) {
 	}{
 		"no key":        {url, Credential{KnownHosts: srv.KnownHosts}, ErrDenied},
 		"wrong key":     {url, Credential{PrivateKey: other.PrivateKey, KnownHosts: srv.KnownHosts}, ErrDenied},
-		"no host key":   {url, Credential{PrivateKey: srv.PrivateKey}, ErrRefused},
-		"unknown host":  {url, Credential{PrivateKey: srv.PrivateKey, KnownHosts: other.KnownHosts}, ErrRefused},
+		"no host key":   {url, Credential{PrivateKey: srv.PrivateKey}, ErrHostKey},
+		"unknown host":  {url, Credential{PrivateKey: srv.PrivateKey, KnownHosts: other.KnownHosts}, ErrHostKey},
 		"not a key":     {url, Credential{PrivateKey: []byte("x"), KnownHosts: srv.KnownHosts}, ErrDenied},
 		"no repository": {"ssh://git@" + srv.Addr + "/none.git", good, ErrRepositoryNotFound},
 	} {

@@ -81,9 +81,9 @@ func (w *sshWire) start(command string) (err error) {
 func explainSSH(err error) error {
 	switch {
 	case knownhosts.IsHostKeyChanged(err), strings.Contains(err.Error(), "key is revoked"):
-		return fmt.Errorf("%w: the server's host key is not the one in known_hosts", ErrRefused)
+		return fmt.Errorf("%w: it is not the one of the server in known_hosts (kiln serve --ssh-known-hosts)", ErrHostKey)
 	case knownhosts.IsHostUnknown(err):
-		return fmt.Errorf("%w: the server's host key is not in known_hosts; add it", ErrRefused)
+		return fmt.Errorf("%w: the server is not in known_hosts; add its key to the file of kiln serve --ssh-known-hosts", ErrHostKey)
 	case strings.Contains(err.Error(), "unable to authenticate"):
 		return fmt.Errorf("%w: the server does not accept the ssh key", ErrDenied)
 	}
@@ -105,14 +105,14 @@ func (m *Mirrors) sshConfig(r remote, cred Credential) (*ssh.ClientConfig, error
 	case cred.Password != "":
 		cfg.Auth = []ssh.AuthMethod{ssh.Password(cred.Password)}
 	default:
-		return nil, fmt.Errorf("%w: ssh needs a private key, none is configured; or use https:// with a token", ErrDenied)
+		return nil, fmt.Errorf("%w: ssh needs a private key: give the task one as the secret for its source, or the server with kiln serve --ssh-key %s=FILE; or use https:// with a token", ErrDenied, r.host)
 	}
 	hosts := cred.KnownHosts
 	if len(hosts) == 0 {
 		hosts = m.cfg.KnownHosts
 	}
 	if len(hosts) == 0 {
-		return nil, fmt.Errorf("%w: ssh needs the server's host key in known_hosts, none is configured", ErrRefused)
+		return nil, fmt.Errorf("%w: none is known; name a file with the keys of ssh servers with kiln serve --ssh-known-hosts", ErrHostKey)
 	}
 	db, err := parseKnownHosts(hosts)
 	if err != nil {
@@ -147,7 +147,7 @@ func parseKnownHosts(b []byte) (*knownhosts.HostKeyDB, error) {
 	}
 	db, err := knownhosts.NewDB(f.Name())
 	if err != nil {
-		return nil, fmt.Errorf("%w: known_hosts cannot be parsed", ErrRefused)
+		return nil, fmt.Errorf("%w: known_hosts cannot be parsed", ErrHostKey)
 	}
 	return db, nil
 }

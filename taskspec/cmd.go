@@ -65,6 +65,10 @@ func (p *parser) runFlag(at place, s *rawStep, c *Cmd, f option) {
 	switch f.name {
 	case "env":
 		p.setEnv(at, s, f.value)
+	case "env-file":
+		if c.EnvFiles = append(c.EnvFiles, f.value); len(c.EnvFiles) == maxEnvFiles+1 {
+			p.refuse(at, "cmd", "a step has at most %d files of --env-file", maxEnvFiles)
+		}
 	case "entrypoint":
 		c.EntryPoint = []string{f.value}
 	case "workdir":

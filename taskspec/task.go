@@ -115,6 +115,7 @@ type Cmd struct {
 	PullDelay     time.Duration
 	Interactively bool
 	AddHosts      []string // --add-host values as written: HOST:IP
+	EnvFiles      []string // --env-file values as written; what they say comes before the step's environment
 	Docker        *Docker  // set if no container is needed: the step is a docker command
 }
 

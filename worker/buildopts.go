@@ -213,7 +213,7 @@ func (a *attempt) buildSecrets(s *taskspec.Step) (secrets, keys map[string]solve
 func (a *attempt) secretOf(s *taskspec.Step, o secretOption) (solve.Secret, error) {
 	switch {
 	case o.file != "":
-		return a.secretFile(s, o.file)
+		return a.fileOf(s, s.WorkingDirectory, o.file)
 	case o.env != "":
 		value, ok := variable(s.Env, o.env)
 		if !ok {
@@ -246,10 +246,11 @@ func (a *attempt) sshKey(s *taskspec.Step, o secretOption) (solve.Secret, error)
 	return key, fmt.Errorf("%w; or the server's operator names a key with kiln serve --ssh-key %s=FILE. An agent of another host cannot be reached", err, o.id)
 }
 
-func (a *attempt) secretFile(s *taskspec.Step, file string) (solve.Secret, error) {
+// fileOf finds a file of a volume that the step mounts or of the workspace, if its name is relative from dir.
+func (a *attempt) fileOf(s *taskspec.Step, dir, file string) (solve.Secret, error) {
 	clean := path.Clean(file)
 	if !path.IsAbs(clean) {
-		clean = path.Join(s.WorkingDirectory, clean)
+		clean = path.Join(dir, clean)
 	}
 	for _, m := range s.Mounts {
 		name, ok := strings.CutPrefix(clean, path.Clean(m.Path)+"/")

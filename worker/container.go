@@ -47,6 +47,7 @@ func unfit(t *taskspec.Task, s *taskspec.Step, allowed privileges) []finding {
 		{memory != nil, "cmd: --memory", fmt.Sprint(memory)},
 		{hosts != nil, "cmd: --add-host", fmt.Sprint(hosts)},
 	}
+	list = append(list, outsideFiles(s)...)
 	for _, m := range s.Mounts {
 		if why := unfitMount(t, m); why != "" {
 			list = append(list, finding{true, "volumeMounts", why})

@@ -18,6 +18,7 @@ import (
 type script struct {
 	run   func(ctx context.Context, c solve.Container, log solve.LogFunc) (int, error)
 	build func(ctx context.Context, b solve.Build, log solve.LogFunc) (solve.Built, error)
+	files map[string]string // of the workspace
 
 	mu       sync.Mutex
 	cfg      solve.SessionConfig
@@ -59,6 +60,13 @@ func (s *script) Build(ctx context.Context, b solve.Build, log solve.LogFunc) (s
 		return solve.Built{Digest: someDigest, Ref: b.Staging + "@" + someDigest}, nil
 	}
 	return s.build(ctx, b, log)
+}
+
+func (s *script) ReadFile(_ context.Context, name string, _ int) ([]byte, error) {
+	if content, ok := s.files[name]; ok {
+		return []byte(content), nil
+	}
+	return nil, &solve.StepError{ExitCode: -1, Message: name + " is not there"}
 }
 
 func (s *script) Close(context.Context) error {

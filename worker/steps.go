@@ -54,8 +54,12 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 	if err != nil {
 		return &stepFailure{s.ID, err}
 	}
+	env, err := a.environment(ctx, s, workspace)
+	if err != nil {
+		return err
+	}
 	c := solve.Container{Step: s.ID, Image: image, Args: s.Cmd.Args, EntryPoint: s.Cmd.EntryPoint,
-		Env: s.Env, Dir: s.WorkingDirectory, User: s.User}
+		Env: env, Dir: s.WorkingDirectory, User: s.User}
 	if s.KeepImageWorkdir {
 		c.Dir = ""
 	}

@@ -151,7 +151,7 @@ func (f files) values(ctx context.Context, what string, secrets map[string]solve
 		value := s.Value
 		if value == nil {
 			var err error
-			if value, err = f.read(ctx, s.File); err != nil {
+			if value, err = f.read(ctx, s.File, secretsprovider.MaxSecretSize); err != nil {
 				return nil, stepError("%s %s: %v", what, id, err)
 			}
 		}
@@ -163,8 +163,8 @@ func (f files) values(ctx context.Context, what string, secrets map[string]solve
 	return values, nil
 }
 
-// read returns the content of a regular file, and not more than is too much for a secret.
-func (f files) read(ctx context.Context, name string) ([]byte, error) {
+// read returns the content of a regular file, up to the first byte that is more than limit.
+func (f files) read(ctx context.Context, name string, limit int) ([]byte, error) {
 	clean, err := pathInside(name)
 	if err != nil || clean == "" {
 		return nil, fmt.Errorf("%q is outside of the %s", name, f.what)
@@ -182,7 +182,31 @@ func (f files) read(ctx context.Context, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	return io.ReadAll(io.LimitReader(r, secretsprovider.MaxSecretSize+1))
+	return io.ReadAll(io.LimitReader(r, int64(limit)+1))
+}
+
+// ReadFile reads a file of the workspace, or of the source while no container has used that.
+func (s *runSession) ReadFile(ctx context.Context, name string, limit int) ([]byte, error) {
+	ctx, end, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	f, release, err := s.root(ctx, solve.Build{FromWorkspace: true})
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	content, err := f.read(ctx, name, limit)
+	switch {
+	case ctx.Err() != nil:
+		return nil, context.Cause(ctx)
+	case err != nil:
+		return nil, stepError("%v", err)
+	case len(content) > limit:
+		return nil, stepError("%q has more than %d bytes", name, limit)
+	}
+	return content, nil
 }
 
 // root returns the tree of the session that b reads, and how to release it.

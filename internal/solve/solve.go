@@ -42,6 +42,9 @@ type Session interface {
 	//
 	// Containers of one network find each other by the names of their steps as long as they run.
 	Run(ctx context.Context, c Container, log LogFunc) (exitCode int, err error)
+	// ReadFile returns the content of a regular file, by its slash path below /workspace, of at most limit
+	// bytes. A *StepError says why it cannot be had.
+	ReadFile(ctx context.Context, name string, limit int) ([]byte, error)
 	// Close ends the session, removes its containers and its workspace, and waits for both. It must
 	// be called with a context that outlives the run's.
 	Close(ctx context.Context) error

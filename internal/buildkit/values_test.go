@@ -1,11 +1,38 @@
 package buildkit_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
 	"kiln/internal/solve"
 )
+
+// A file of the workspace can be read before a container has used that, and as what steps made of it.
+func testReadFile(t *testing.T, e *env) {
+	s := e.open(t, solve.SessionConfig{Source: source(t, map[string]string{"conf/app.env": "A=1\n", "big": "12345"})})
+	read := func(name string) string {
+		content, err := s.ReadFile(t.Context(), name, 4)
+		if step, ok := errors.AsType[*solve.StepError](err); ok {
+			return step.Message
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		return string(content)
+	}
+	if got := read("conf/app.env"); got != "A=1\n" {
+		t.Error(got)
+	}
+	if code, j := runStep(t, s, e.shell("echo A=2 > /workspace/conf/app.env")); code != 0 {
+		t.Fatal(j.all())
+	}
+	for name, want := range map[string]string{"conf/app.env": "A=2\n", "none": `"none" is not in the workspace`, "conf": `"conf" is no regular file`,
+		"../x": `"../x" is outside of the workspace`, "big": `"big" has more than 4 bytes`} {
+		if got := read(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
 
 // The value of a secret build argument is what the Dockerfile's ARG has, and not in the image's history.
 func testHiddenValues(t *testing.T, e *env) {

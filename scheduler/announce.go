@@ -133,7 +133,7 @@ func told(r run.Run) run.Run {
 	}
 	steps := make([]run.Step, len(r.Steps))
 	for i, st := range r.Steps {
-		st.Output = nil
+		st.Output, st.Built = nil, nil
 		steps[i] = st
 	}
 	r.Steps = steps

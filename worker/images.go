@@ -22,6 +22,8 @@ type images struct {
 
 	mu    sync.Mutex
 	built map[string]builtImage // by canonical reference
+	// scripted are the outputs of docker programs, by the step whose script called them.
+	scripted map[string][]run.Output
 }
 
 // A builtImage is staged in the co-located registry.
@@ -41,6 +43,32 @@ func newImages(w *Worker, r run.Run) *images {
 		}
 	}
 	return im
+}
+
+// maxScripted is how many images of one step's script the run's record names.
+const maxScripted = 64
+
+// noteScripted notes what a script has built. What it has built again under the same names is noted once.
+func (im *images) noteScripted(step string, out run.Output) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if im.scripted == nil {
+		im.scripted = map[string][]run.Output{}
+	}
+	list := slices.DeleteFunc(im.scripted[step], func(o run.Output) bool {
+		return slices.Equal(o.Tags, out.Tags) && (len(o.Tags) > 0 || o.Ref == out.Ref)
+	})
+	if len(list) < maxScripted {
+		list = append(list, out)
+	}
+	im.scripted[step] = list
+}
+
+// scriptedBy returns what the script of a step has built so far.
+func (im *images) scriptedBy(step string) []run.Output {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return slices.Clone(im.scripted[step])
 }
 
 // ours reports whether host is the co-located registry under any of its names.

@@ -137,6 +137,7 @@ func (c *scripted) build(ctx context.Context, b *taskspec.Build) error {
 	if err != nil {
 		return err
 	}
+	c.a.images.noteScripted(s.ID, *out)
 	if b.Quiet {
 		fmt.Fprintln(c.Stdout, out.Digest)
 	} else {

@@ -90,6 +90,11 @@ func TestDockerInScripts(t *testing.T) {
 	if rep == nil || rep.Final != run.Succeeded || len(rep.Images) != 2 || len(rep.Bases) == 0 || rep.Bases[0].Step != "script" {
 		t.Fatalf("%+v\n%s", rep, g.log(t, testRun))
 	}
+	made := (&run.Run{Steps: rep.Steps}).Dependencies()
+	if len(made) < 3 || made[0].Image == nil || made[0].Image.Repository != "app" || len(made[0].Buildtime) == 0 ||
+		!strings.Contains(g.log(t, testRun), "the following dependencies were found:") {
+		t.Errorf("the report of dependencies of what a script has built: %+v", made)
+	}
 	b := s.builds[0]
 	if b.Step != "script" || !b.FromWorkspace || b.Context != "sub" || b.BuildArgs["FROM_SCRIPT"] != "yes" || len(b.Secrets) != 0 {
 		t.Errorf("asked to build %+v", b)

@@ -71,6 +71,7 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 		return a.serve(ctx, s, c)
 	}
 	code, err := a.runPatiently(ctx, s, c)
+	rec.Built = a.images.scriptedBy(s.ID)
 	if err != nil {
 		return err
 	}

@@ -97,8 +97,8 @@ func showMade(w io.Writer, r run.Run) {
 	if len(r.Bases) > 0 {
 		runtime := map[string]bool{}
 		for _, s := range r.Steps {
-			if s.Output != nil {
-				runtime[s.Output.Runtime] = true
+			for _, out := range s.Outputs() {
+				runtime[out.Runtime] = true
 			}
 		}
 		fmt.Fprint(w, "\nBASE\tUSE\n")

@@ -45,7 +45,7 @@ func summary(r run.Run) run.Run {
 	}
 	steps := make([]run.Step, len(r.Steps))
 	for i, s := range r.Steps {
-		s.Output = nil
+		s.Output, s.Built = nil, nil
 		steps[i] = s
 	}
 	r.Steps = steps

@@ -33,20 +33,22 @@ func (r *Run) Dependencies() []Dependency {
 	outputs := r.outputs()
 	var all []Dependency
 	for _, s := range r.Steps {
-		if s.Output == nil || s.State != StepSucceeded {
+		if s.State != StepSucceeded {
 			continue
 		}
-		d := Dependency{Git: Git{Revision: r.Cause.Commit}}
-		d.Runtime, d.Buildtime = basesOf(s.Output, outputs)
-		if len(s.Output.Tags) == 0 {
-			all = append(all, d)
-		}
-		for _, tag := range s.Output.Tags {
-			ref := ParseReference(tag)
-			ref.Digest = s.Output.Digest
-			ref.Reference += "@" + s.Output.Digest
-			d.Image = &ref
-			all = append(all, d)
+		for _, out := range s.Outputs() {
+			d := Dependency{Git: Git{Revision: r.Cause.Commit}}
+			d.Runtime, d.Buildtime = basesOf(out, outputs)
+			if len(out.Tags) == 0 {
+				all = append(all, d)
+			}
+			for _, tag := range out.Tags {
+				ref := ParseReference(tag)
+				ref.Digest = out.Digest
+				ref.Reference += "@" + out.Digest
+				d.Image = &ref
+				all = append(all, d)
+			}
 		}
 	}
 	return all
@@ -62,8 +64,8 @@ func (r *Run) MadeOf(out *Output) (runtime *Reference, buildtime []Reference) {
 func (r *Run) outputs() map[string]*Output {
 	outputs := map[string]*Output{}
 	for _, s := range r.Steps {
-		if s.Output != nil {
-			outputs[s.Output.Ref] = s.Output
+		for _, out := range s.Outputs() {
+			outputs[out.Ref] = out
 		}
 	}
 	return outputs

@@ -187,6 +187,20 @@ type Step struct {
 	Tries    int       `json:"tries,omitempty"` // executions, retries and repetitions included
 	// Output is what a finished build step produced; later attempts use it instead of building again.
 	Output *Output `json:"output,omitempty"`
+	// Built is what the script of a cmd step has built with docker build, in that order. A later attempt builds it again.
+	Built []Output `json:"built,omitempty"`
+}
+
+// Outputs are the images that the step has built.
+func (s *Step) Outputs() []*Output {
+	var list []*Output
+	if s.Output != nil {
+		list = append(list, s.Output)
+	}
+	for i := range s.Built {
+		list = append(list, &s.Built[i])
+	}
+	return list
 }
 
 // An Output is the result of a build step.

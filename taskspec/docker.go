@@ -26,6 +26,7 @@ type Docker struct {
 type DockerCall struct {
 	Build  *Build
 	Push   []string
+	Run    *DockerRun
 	Docker *Docker
 }
 
@@ -129,6 +130,9 @@ func (p *parser) docker(at place, words, env []string, script bool) *DockerCall 
 	if command == "build" {
 		return p.dockerBuild(at, args, env, script)
 	}
+	if command == "run" && script {
+		return p.dockerRun(at, args, env)
+	}
 	known := dockerCommands[command]
 	if known == nil {
 		p.refuseDocker(at, command)
@@ -187,12 +191,14 @@ func dockerWords(words []string) (command string, args []string) {
 	if command, args = words[0], words[1:]; command == "--version" || command == "-v" {
 		command = "version"
 	}
-	if len(args) == 0 || !slices.Contains([]string{"image", "buildx", "builder"}, command) {
+	if len(args) == 0 || !slices.Contains([]string{"image", "buildx", "builder", "container"}, command) {
 		return command, args
 	}
 	second := args[0]
 	switch {
 	case second == "build":
+		return second, args[1:]
+	case command == "container" && second == "run":
 		return second, args[1:]
 	case command != "image":
 	case second == "ls" || second == "list":

@@ -24,7 +24,11 @@ func TestDockerCommandsOfScripts(t *testing.T) {
 	}
 	for command, want := range map[string]string{
 		"":                "docker needs a command",
-		"run -d nginx":    "docker run needs a Docker daemon, which steps do not have; write the image",
+		"run -it nginx":   "docker run --tty is not possible here; there is no terminal here",
+		"run -v x nginx":  "docker run -v x: want SOURCE:PATH or SOURCE:PATH:ro",
+		"run -v a:/b:x n": `the option "x" is not possible here`,
+		"run -w rel x":    "docker run -w rel: want an absolute path",
+		"run --rm":        "docker run takes an image, this has none",
 		"buildx create":   "docker buildx create needs a Docker daemon",
 		"compose up":      "write each service as a step",
 		"frobnicate":      "docker frobnicate is not known here; kiln has build, images",

@@ -38,15 +38,7 @@ func unfit(t *taskspec.Task, s *taskspec.Step, allowed privileges) []finding {
 	if s.Kind != taskspec.KindCmd {
 		return nil
 	}
-	_, cpus := parseCPUs(s.CPUs)
-	_, memory := parseMemory(s.Memory)
-	_, hosts := hostsOf(s.Cmd.AddHosts)
-	list := []finding{
-		{s.Privileged && allowed.refusal() != "", "privileged", allowed.refusal()},
-		{cpus != nil, "cpus", fmt.Sprint(cpus)},
-		{memory != nil, "cmd: --memory", fmt.Sprint(memory)},
-		{hosts != nil, "cmd: --add-host", fmt.Sprint(hosts)},
-	}
+	list := append(unfitOptions(s), finding{s.Privileged && allowed.refusal() != "", "privileged", allowed.refusal()})
 	list = append(list, outsideFiles(s)...)
 	for _, m := range s.Mounts {
 		if why := unfitMount(t, m); why != "" {
@@ -54,6 +46,18 @@ func unfit(t *taskspec.Task, s *taskspec.Step, allowed privileges) []finding {
 		}
 	}
 	return list
+}
+
+// unfitOptions are mistakes in limits and hosts of a container.
+func unfitOptions(s *taskspec.Step) []finding {
+	_, cpus := parseCPUs(s.CPUs)
+	_, memory := parseMemory(s.Memory)
+	_, hosts := hostsOf(s.Cmd.AddHosts)
+	return []finding{
+		{cpus != nil, "cpus", fmt.Sprint(cpus)},
+		{memory != nil, "cmd: --memory", fmt.Sprint(memory)},
+		{hosts != nil, "cmd: --add-host", fmt.Sprint(hosts)},
+	}
 }
 
 // unfitMount says what is wrong with a mount, empty if nothing is.

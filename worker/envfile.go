@@ -15,11 +15,11 @@ import (
 const maxEnvFile = 256 << 10
 
 // environment is that of a step's container. What its files say comes before, so that the step's own counts.
-// A relative name is one of a file in dir.
-func (a *attempt) environment(ctx context.Context, s *taskspec.Step, dir string) ([]string, error) {
+// A relative name is one of a file in dir; a variable that a file only names has its value in outer.
+func (a *attempt) environment(ctx context.Context, s *taskspec.Step, dir string, outer []string) ([]string, error) {
 	var env []string
 	for _, name := range s.Cmd.EnvFiles {
-		list, err := a.envFile(ctx, s, dir, name)
+		list, err := a.envFile(ctx, s, dir, name, outer)
 		if err != nil {
 			return nil, fmt.Errorf("--env-file %w", err)
 		}
@@ -28,7 +28,7 @@ func (a *attempt) environment(ctx context.Context, s *taskspec.Step, dir string)
 	return slices.Concat(env, s.Env), nil
 }
 
-func (a *attempt) envFile(ctx context.Context, s *taskspec.Step, dir, name string) ([]string, error) {
+func (a *attempt) envFile(ctx context.Context, s *taskspec.Step, dir, name string, outer []string) ([]string, error) {
 	file, err := a.fileOf(s, dir, name)
 	if err != nil {
 		return nil, &solve.StepError{ExitCode: -1, Message: err.Error()}
@@ -39,7 +39,7 @@ func (a *attempt) envFile(ctx context.Context, s *taskspec.Step, dir, name strin
 			return nil, err
 		}
 	}
-	env, err := taskspec.ParseEnvFile(name, string(content), s.Env)
+	env, err := taskspec.ParseEnvFile(name, string(content), outer)
 	if err != nil {
 		return nil, &solve.StepError{ExitCode: -1, Message: err.Error()}
 	}

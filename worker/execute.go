@@ -37,6 +37,7 @@ type attempt struct {
 	warned   int         // warnings of the source that are in the log
 	wrote    atomic.Bool // a cmd step was started
 	services services
+	docking  dockerSlots
 }
 
 // outcome is how an attempt ended.

@@ -25,12 +25,18 @@ func (a *attempt) dockerOf(s *taskspec.Step) solve.DockerFunc {
 		if err == nil {
 			return 0
 		}
+		code := 1
+		if ended, ok := errors.AsType[*exited](err); ok {
+			if code = ended.code; ended.err == nil {
+				return code
+			}
+		}
 		var failure *stepFailure
 		if errors.As(err, &failure) {
 			err = failure.err
 		}
 		fmt.Fprintf(c.Stderr, "docker: %s\n", a.clean(err))
-		return 1
+		return code
 	}
 }
 
@@ -65,6 +71,8 @@ func (c *scripted) execute(ctx context.Context) error {
 		return c.push(ctx, call.Push)
 	case call.Push != nil:
 		return c.push(ctx, call.Push)
+	case call.Run != nil:
+		return c.run(ctx, call.Run)
 	}
 	if call.Docker.PasswordStdin {
 		password, err := c.Stdin()

@@ -58,7 +58,7 @@ func TestDockerInScripts(t *testing.T) {
 		{"build --secret id=npm .", "", 1, "", "docker: --secret npm: name its source with src=FILE or env=VARIABLE"},
 		{"build --secret id=key,env=KEY --secret id=FROM_SCRIPT .", "", 0, "", "built sha256:"},
 		{"build --ssh default .", "", 1, "", "docker: --ssh default: name the file of a private key"},
-		{"run alpine", "", 1, "", "docker: docker run needs a Docker daemon, which steps do not have"},
+		{"compose up", "", 1, "", "docker: docker compose needs a Docker daemon, which steps do not have"},
 		{"tag two $Registry/two:moved", "", 0, "", ""},
 		{"images", "", 0, "$Registry/two:moved", ""},
 		{"push $Registry/two:moved", "", 0, "$Registry/two:moved: digest: sha256:", ""},

@@ -54,7 +54,7 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 	if err != nil {
 		return &stepFailure{s.ID, err}
 	}
-	env, err := a.environment(ctx, s, workspace)
+	env, err := a.environment(ctx, s, workspace, s.Env)
 	if err != nil {
 		return err
 	}

@@ -40,7 +40,7 @@ steps:
     cmd: >-
       mybase sh -c 'printf "FROM mybase\nRUN echo by a script > /who\n" | docker build -t scripted -f - . &&
       docker tag scripted $Registry/docker/script:$ID && docker push $Registry/docker/script:$ID;
-      docker run scripted; echo code $?'
+      mkdir out; echo sent | docker run --rm -i -v "$PWD/out":/out -w /out -e WHO=inner scripted sh -c "cat - /who; echo to the script >file; echo \$WHO >&2; exit 7"; echo code $?; cat out/file'
   - id: scripted
     cmd: scripted cat /who
   - id: look
@@ -69,7 +69,7 @@ func testDocker(t *testing.T, s *server) {
 		t.Fatalf("exit code %d\n%s", res.code, res.err)
 	}
 	for _, want := range []string{"test | from-base me", "login | Login Succeeded", "list | docker.io/corp/base:2",
-		"script | #", "/docker/script:", ": digest: sha256:", "script | docker: docker run needs a Docker daemon", "script | code 1", "scripted | by a script", "look |             \"Cmd\": ["} {
+		"script | #", "/docker/script:", ": digest: sha256:", "script | sent", "script | by a script", "script | inner", "script | code 7", "script | to the script", "scripted | by a script", "look |             \"Cmd\": ["} {
 		if !strings.Contains(res.err, want) {
 			t.Errorf("log lacks %q\n%s", want, res.err)
 		}

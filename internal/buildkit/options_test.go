@@ -39,7 +39,7 @@ func testBuildOptions(t *testing.T, e *env) {
 	for name, test := range map[string]func(*testing.T, *env){
 		"secrets": testBuildSecrets, "secret files": testBuildSecretFiles, "ssh": testBuildSSH, "named contexts": testNamedContexts,
 		"remote context": testRemoteContext, "run options": testRunOptions, "no cache filter": testNoCacheFilter,
-		"emulation": testNoEmulation, "caches": testCaches, "hidden values": testHiddenValues, "read file": testReadFile, "cache mounts": testCacheMounts, "registries": testRegistries,
+		"emulation": testNoEmulation, "caches": testCaches, "hidden values": testHiddenValues, "read file": testReadFile, "binds": testBinds, "cache mounts": testCacheMounts, "registries": testRegistries,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, e) })
 	}

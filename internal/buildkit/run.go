@@ -1,9 +1,11 @@
 package buildkit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"path"
 	"slices"
@@ -51,14 +53,21 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	if start.Env, err = s.limited(ctx, c, start.Env, log); err != nil {
 		return -1, err
 	}
+	dirs, err := shared.of(ctx, g, c)
+	if err != nil {
+		return -1, err
+	}
 	volumes, forget := g.volumes.mounts(c.Volumes)
 	defer forget()
 	root := gwclient.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: img.rootfs}
-	ctr, err := g.newContainer(ctx, c, slices.Concat([]gwclient.Mount{root}, shared.mounts, docker, volumes))
+	ctr, err := g.newContainer(ctx, c, slices.Concat([]gwclient.Mount{root}, dirs, docker, volumes))
 	if err != nil {
 		return -1, err
 	}
 	defer g.release(ctx, ctr)
+	if c.Stdin != nil {
+		start.Stdin = io.NopCloser(bytes.NewReader(c.Stdin))
+	}
 	stderr := &output{stream: event.StreamStderr, log: log}
 	start.Stdout, start.Stderr = &output{stream: event.StreamStdout, log: log}, stderr
 	return g.execute(ctx, ctr, start, stderr, c.Started)

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"kiln/internal/event"
 	"kiln/internal/solve"
 )
 
@@ -30,6 +31,34 @@ func testReadFile(t *testing.T, e *env) {
 		"../x": `"../x" is outside of the workspace`, "big": `"big" has more than 4 bytes`} {
 		if got := read(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+// A container may see parts of what the session's containers share under paths of its choice, and read from
+// its standard input.
+func testBinds(t *testing.T, e *env) {
+	s := e.open(t, solve.SessionConfig{Source: source(t, map[string]string{"sub/dir/a": "of the source", "f": "file"})})
+	if code, j := runStep(t, s, e.shell("echo home >/acb/home/h; mkdir /workspace/out")); code != 0 {
+		t.Fatal(j.all())
+	}
+	c := e.shell("cat /src/a /f /h; cat; ls -d /workspace /acb; echo written >/out/w; echo x >/src/no")
+	c.Stdin = []byte(" from stdin\n")
+	c.Binds = []solve.Bind{{Source: "/workspace/sub/dir", Path: "/src", ReadOnly: true}, {Source: "/workspace/f", Path: "/f"},
+		{Source: "/acb/home/h", Path: "/h"}, {Source: "/workspace/out", Path: "/out"}}
+	code, j := runStep(t, s, c)
+	if got := j.text(event.StreamStdout); code == 0 || got != "of the sourcefilehome\n from stdin\n" || !strings.Contains(j.text(event.StreamStderr), "Read-only") {
+		t.Errorf("exit code %d\n%s", code, j.all())
+	}
+	c = e.shell("cat /all/out/w")
+	c.Binds = []solve.Bind{{Source: "/workspace", Path: "/all"}}
+	if _, j := runStep(t, s, c); j.text(event.StreamStdout) != "written\n" {
+		t.Error(j.all())
+	}
+	for source, want := range map[string]string{"/workspace/none": "/workspace/none is not there; create it first", "/etc": "/etc is in no directory that containers share"} {
+		c.Binds = []solve.Bind{{Source: source, Path: "/x"}}
+		if _, err := s.Run(t.Context(), c, newJournal().log); err == nil || err.Error() != want {
+			t.Errorf("%s: %v", source, err)
 		}
 	}
 }

@@ -208,6 +208,11 @@ type Container struct {
 	Memory int64
 	// Volumes are directories that exist in memory only, with these files, and end with the container.
 	Volumes []Volume
+	// Binds, if not nil, are what the container sees of the directories that the session's containers share,
+	// in place of all of /workspace and /acb/home.
+	Binds []Bind
+	// Stdin is what the process reads from its standard input; nil is an empty one.
+	Stdin []byte
 	// Docker serves the docker program that the container then has. Nil means that it has none but its own,
 	// as has one whose environment names a DOCKER_HOST.
 	Docker DockerFunc
@@ -226,6 +231,13 @@ type DockerCommand struct {
 	// Stdin returns all of the standard input, not more than a megabyte. Who does not call it leaves it alone.
 	Stdin          func() ([]byte, error)
 	Stdout, Stderr io.Writer
+}
+
+// A Bind is a file or directory of those that a session's containers share, under another path.
+type Bind struct {
+	Source   string // absolute path in /workspace or /acb/home
+	Path     string // absolute
+	ReadOnly bool
 }
 
 // A Volume is a directory of a container with files that no other container sees.

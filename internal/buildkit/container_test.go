@@ -129,8 +129,8 @@ func TestPrivilegedContainerWhereTheDaemonAllowsIt(t *testing.T) {
 
 // TestLimitsOfAStockDaemonAreSaidToHaveNoEffect runs a limited container on BuildKit as it is shipped.
 func TestLimitsOfAStockDaemonAreSaidToHaveNoEffect(t *testing.T) {
-	stock := startStock(t)
-	e := newEnvAt(t, stock.address)
+	stock := solvertest.StartStock(t, "--oci-worker-net=host")
+	e := newEnvAt(t, stock.Address)
 	s := e.open(t, solve.SessionConfig{})
 	c := e.shell("env")
 	c.Memory = 1 << 20
@@ -143,14 +143,14 @@ func TestLimitsOfAStockDaemonAreSaidToHaveNoEffect(t *testing.T) {
 // TestWorkspacesOfKilledSessionsAreRemoved kills a daemon and looks what a session has left on it, beside
 // one that lives.
 func TestWorkspacesOfKilledSessionsAreRemoved(t *testing.T) {
-	d := startStock(t)
-	e := newEnvAt(t, d.address)
+	d := solvertest.StartStock(t, "--oci-worker-net=host")
+	e := newEnvAt(t, d.Address)
 	lost := e.client.Open(solve.SessionConfig{Run: "lost", Attempt: 1, Registry: e.registry, Insecure: true})
 	if code, j := runStep(t, lost, e.shell("echo left > /workspace/file; echo left > $HOME/file")); code != 0 {
 		t.Fatal(j.all())
 	}
-	d.kill(t)
-	d.start(t)
+	d.Kill(t)
+	d.Start(t)
 	defer func() { _ = lost.Close(t.Context()) }()
 	live := e.open(t, solve.SessionConfig{})
 	if code, j := runStep(t, live, e.shell("echo here > /workspace/file")); code != 0 {

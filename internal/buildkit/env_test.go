@@ -4,19 +4,16 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"io/fs"
 	"log"
 	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -116,101 +113,6 @@ func (e *env) open(t testing.TB, cfg solve.SessionConfig) solve.Session {
 
 // staging returns a repository to push to.
 func (e *env) staging() string { return e.registry + "/staging/x" }
-
-// A stock is a buildkitd as BuildKit ships it.
-type stock struct {
-	address, root string
-	args          []string
-	cmd           *exec.Cmd
-}
-
-var buildkitd = sync.OnceValues(func() (string, error) {
-	out, err := exec.Command("go", "tool", "-n", "buildkitd").Output()
-	return strings.TrimSpace(string(out)), err
-})
-
-func startStock(t testing.TB, args ...string) *stock {
-	t.Helper()
-	return startStockOn(t, append(args, "--oci-worker-net=host")...)
-}
-
-// startStockOn is startStock for a network that the arguments name.
-func startStockOn(t testing.TB, args ...string) *stock {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "kiln-bk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &stock{address: "unix://" + dir + "/sock", root: filepath.Join(dir, "root"), args: args}
-	t.Cleanup(func() {
-		s.stop(t)
-		sweep(t, dir)
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
-	s.start(t)
-	return s
-}
-
-func (s *stock) start(t testing.TB) {
-	t.Helper()
-	bin, err := buildkitd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.cmd = exec.Command(bin, append([]string{"--root", s.root, "--addr", s.address,
-		"--oci-worker-gc=false", "--containerd-worker=false"}, s.args...)...)
-	s.cmd.Env = append(os.Environ(), "BUILDKIT_STEP_LOG_MAX_SIZE=-1", "BUILDKIT_STEP_LOG_MAX_SPEED=-1")
-	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func (s *stock) stop(t testing.TB) {
-	t.Helper()
-	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	_ = s.cmd.Wait()
-}
-
-func (s *stock) kill(t testing.TB) {
-	t.Helper()
-	if err := s.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = s.cmd.Wait()
-}
-
-// sweep removes what a killed daemon has left below dir: it does not do so itself.
-func sweep(t testing.TB, dir string) {
-	t.Helper()
-	out, err := exec.Command("runc", "list", "--format", "json").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var containers []struct{ ID, Bundle string }
-	if err := json.Unmarshal(out, &containers); err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range containers {
-		if strings.HasPrefix(c.Bundle, dir) {
-			if err := exec.Command("runc", "delete", "--force", c.ID).Run(); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	mounts, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if at := strings.Fields(line)[4]; strings.HasPrefix(at, dir) {
-			if err := syscall.Unmount(at, syscall.MNT_DETACH); err != nil {
-				t.Errorf("unmount %s: %v", at, err)
-			}
-		}
-	}
-}
 
 // busybox returns an image with a static busybox and its usual names.
 func busybox(t testing.TB) v1.Image {

@@ -19,6 +19,7 @@ import (
 	"kiln/internal/buildkit"
 	"kiln/internal/event"
 	"kiln/internal/solve"
+	"kiln/internal/solvertest"
 )
 
 // A daemonized is a service in the background.
@@ -331,7 +332,7 @@ func (j *journal) awaitErr(t testing.TB, want string) {
 
 // TestServicesOnTheHostsNetwork has a daemon of others that separates nothing: names lead to the host.
 func TestServicesOnTheHostsNetwork(t *testing.T) {
-	e := newEnvAt(t, startStock(t).address)
+	e := newEnvAt(t, solvertest.StartStock(t, "--oci-worker-net=host").Address)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -12,10 +12,11 @@ import (
 	"kiln/internal/buildkit/daemon/runnet"
 	"kiln/internal/event"
 	"kiln/internal/solve"
+	"kiln/internal/solvertest"
 )
 
 // startStockWithPlugin starts BuildKit as it is shipped, with kiln's network plugin, which is this program.
-func startStockWithPlugin(t *testing.T) *stock {
+func startStockWithPlugin(t *testing.T) *solvertest.Stock {
 	t.Helper()
 	exe, err := os.Executable()
 	if err != nil {
@@ -35,14 +36,14 @@ func startStockWithPlugin(t *testing.T) *stock {
 			t.Error(err)
 		}
 	})
-	return startStockOn(t, "--config", file)
+	return solvertest.StartStock(t, "--config", file)
 }
 
 // TestPluginSeparatesRuns has two runs at once on a daemon of others, which is killed at last: nothing of them is
 // left once it is there again.
 func TestPluginSeparatesRuns(t *testing.T) {
 	stock := startStockWithPlugin(t)
-	e := newEnvAt(t, stock.address)
+	e := newEnvAt(t, stock.Address)
 	if info, err := e.client.Info(t.Context()); err != nil || info.Network != "kiln-cni" {
 		t.Fatalf("network %q, %v", info.Network, err)
 	}
@@ -66,8 +67,8 @@ func TestPluginSeparatesRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitNetworks(ctx, t, 1) // theirs
-	stock.kill(t)
-	stock.start(t)
+	stock.Kill(t)
+	stock.Start(t)
 	for { // the client may not have seen yet that the daemon was gone
 		if _, err := e.client.Info(ctx); err == nil {
 			break

@@ -21,6 +21,7 @@ import (
 	"kiln/internal/buildkit"
 	"kiln/internal/event"
 	"kiln/internal/solve"
+	"kiln/internal/solvertest"
 )
 
 // workspaces returns the descriptions of the daemon's cache mounts that sessions share among their containers:
@@ -90,8 +91,8 @@ func testCloseStops(t *testing.T, e *env) {
 }
 
 func TestKilledDaemonIsUnavailableUntilItIsBack(t *testing.T) {
-	d := startStock(t)
-	e := newEnvAt(t, d.address)
+	d := solvertest.StartStock(t, "--oci-worker-net=host")
+	e := newEnvAt(t, d.Address)
 	src := source(t, map[string]string{
 		"Dockerfile": "FROM " + e.base + "\nRUN echo up; sleep 5\n",
 		"quick":      "FROM " + e.base + "\nRUN true\n",
@@ -110,7 +111,7 @@ func TestKilledDaemonIsUnavailableUntilItIsBack(t *testing.T) {
 	built.await(t, "up\n")
 	ran.await(t, "up\n")
 	killed := time.Now()
-	d.kill(t)
+	d.Kill(t)
 	for range 2 {
 		if err := <-ended; !errors.Is(err, solve.ErrUnavailable) {
 			t.Errorf("after the kill: %v, want %v", err, solve.ErrUnavailable)
@@ -125,7 +126,7 @@ func TestKilledDaemonIsUnavailableUntilItIsBack(t *testing.T) {
 	if _, err := e.client.Info(t.Context()); !errors.Is(err, solve.ErrUnavailable) {
 		t.Errorf("Info: %v, want %v", err, solve.ErrUnavailable)
 	}
-	d.start(t)
+	d.Start(t)
 	again := e.open(t, solve.SessionConfig{Source: src})
 	build(t, again, solve.Build{Step: "b", Dockerfile: "quick", Staging: e.staging()})
 	if code, j := runStep(t, again, e.shell("cat /workspace/quick")); code != 0 {
@@ -143,7 +144,7 @@ func TestFullDiskIsFreedOnce(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	e := newEnvAt(t, startStock(t, "--root", dir).address)
+	e := newEnvAt(t, solvertest.StartStock(t, "--oci-worker-net=host", "--root", dir).Address)
 	// A daemon that has worked for a while has room in its databases, without which it cannot remove.
 	for i := range 30 {
 		s := e.open(t, solve.SessionConfig{Source: source(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY data /data\n", "data": strconv.Itoa(i)})})
@@ -222,7 +223,7 @@ func testCredentials(t *testing.T, e *env) {
 }
 
 func TestInfo(t *testing.T) {
-	e := newEnvAt(t, startStock(t).address)
+	e := newEnvAt(t, solvertest.StartStock(t, "--oci-worker-net=host").Address)
 	info, err := e.client.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)

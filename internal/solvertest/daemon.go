@@ -1,6 +1,7 @@
-// Package solvertest gives tests a real BuildKit daemon: kiln's own, as it runs in production.
+// Package solvertest gives tests a real BuildKit daemon: kiln's own, as it runs in production, or, with
+// StartStock, one as BuildKit ships it.
 //
-// The daemon needs a process of its own, and the test binary is that process: it executes itself. So
+// Kiln's daemon needs a process of its own, and the test binary is that process: it executes itself. So
 // a package that uses it hands its tests over to Main:
 //
 //	func TestMain(m *testing.M) { solvertest.Main(m) }

@@ -266,7 +266,11 @@ func (n *node) run(ctx context.Context, ready func()) error {
 		_ = server.Close() // followers of logs come back to the next server
 	}
 	stop()
-	return errors.Join(err, g.Wait())
+	stopped := g.Wait()
+	if errors.Is(stopped, context.Canceled) {
+		stopped = nil // of a component that had not begun
+	}
+	return errors.Join(err, stopped)
 }
 
 // work executes runs until ctx ends and the runs in hand have.

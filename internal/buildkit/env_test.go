@@ -55,7 +55,8 @@ func TestSession(t *testing.T) {
 		{"build", testBuild}, {"build options", testBuildOptions}, {"run", testRun}, {"containers", testContainers},
 		{"close while running", testCloseStops}, {"credentials", testCredentials},
 		{"allowed images", testAllowedImages}, {"docker", testDocker}, {"workspaces of a changing source", testSeeds},
-		{"services", testServices}, {"isolation", testIsolation}, {"close", testClose}, {"host", testHost}, {"unprepared for SIGTERM", testUnprepared},
+		{"services", testServices}, {"isolation", testIsolation}, {"close", testClose}, {"host", testHost},
+		{"link-local addresses", testLinkLocal}, {"unprepared for SIGTERM", testUnprepared},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, e) })
 	}

@@ -29,8 +29,7 @@ import (
 type gitServer struct {
 	*server
 	git *gittest.Server
-	ssh string // address of an ssh server of the same repositories
-	key []byte // that opens it
+	ssh *gittest.SSHServer // of the same repositories
 }
 
 // repository makes a repository of these files and returns it with its URL.
@@ -65,12 +64,13 @@ func TestGitContexts(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, gitServer){
 		"build": testGitBuild, "task": testGitTask, "refused": testGitRefused, "reuse": testGitReuse, "ssh": testGitSSH,
 		"archives": testArchives, "reuse of what is fetched": testReuseOfFetched,
+		"contexts of steps": testContextsOfSteps, "pull request": testPullRequestWithSubmodule,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			bound := *s
 			bound.t = t
-			test(t, gitServer{&bound, git, byKey.Addr, byKey.PrivateKey})
+			test(t, gitServer{&bound, git, byKey})
 		})
 	}
 }
@@ -204,26 +204,7 @@ func testGitReuse(t *testing.T, s gitServer) {
 
 // testArchives builds a tarball at a URL, and an artifact of the server's own registry.
 func testArchives(t *testing.T, s gitServer) {
-	var b bytes.Buffer
-	tw := tar.NewWriter(&b)
-	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY text /\n", "text": "in an archive\n"} {
-		_ = tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(1600000000, 0)})
-		_, _ = tw.Write([]byte(text))
-	}
-	if err := tw.Close(); err != nil {
-		t.Fatal(err)
-	}
-	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.Bytes()) }))
-	t.Cleanup(web.Close)
-	artifact := s.host() + "/contexts/app:1"
-	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(b.Bytes(), types.OCIUncompressedLayer))
-	if err == nil {
-		err = s.push(artifact, image)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, context := range []string{web.URL + "/app.tar", "oci://" + artifact} {
+	for _, context := range s.archives("app") {
 		res := s.kiln("build", "-t", "git/archive", context)
 		if res.code != 0 {
 			t.Errorf("%s: exit code %d\n%s", context, res.code, res.err)
@@ -240,6 +221,31 @@ func testArchives(t *testing.T, s gitServer) {
 			t.Errorf("%s: built again though nothing has changed\n%s", context, res.err)
 		}
 	}
+}
+
+// archives serves a build context as a tarball at a URL, and as an artifact of the server's own registry.
+func (s gitServer) archives(name string) (contexts [2]string) {
+	s.t.Helper()
+	var b bytes.Buffer
+	tw := tar.NewWriter(&b)
+	for name, text := range map[string]string{"Dockerfile": "FROM scratch\nCOPY text /\n", "text": "in an archive\n"} {
+		_ = tw.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), ModTime: time.Unix(1600000000, 0)})
+		_, _ = tw.Write([]byte(text))
+	}
+	if err := tw.Close(); err != nil {
+		s.t.Fatal(err)
+	}
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(b.Bytes()) }))
+	s.t.Cleanup(web.Close)
+	artifact := s.host() + "/contexts/" + name + ":1"
+	image, err := mutate.AppendLayers(empty.Image, static.NewLayer(b.Bytes(), types.OCIUncompressedLayer))
+	if err == nil {
+		err = s.push(artifact, image)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return [2]string{web.URL + "/" + name + ".tar", "oci://" + artifact}
 }
 
 // push pushes an image to the server's registry.

@@ -10,8 +10,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 
+	"kiln/internal/apiclient"
 	"kiln/internal/run"
 )
 
@@ -61,8 +66,55 @@ func testBuild(t *testing.T, s *server) {
 	if err != nil || !strings.Contains(string(tar), "hello.txt") {
 		t.Errorf("image does not hold hello.txt: %v", err)
 	}
-	if r := s.show(id(first)); r.State != run.Succeeded || len(r.Steps) != 2 || r.Steps[0].Kind != "build" || len(r.Images) != 1 {
-		t.Errorf("record: %+v", r)
+	r := s.show(id(first))
+	if r.State != run.Succeeded || len(r.Steps) != 2 || r.Steps[0].Kind != "build" || len(r.Images) != 1 {
+		t.Fatalf("record: %+v", r)
+	}
+	checkProvenance(t, s, r)
+}
+
+// checkProvenance looks for what the registry tells about the only image of a run.
+func checkProvenance(t *testing.T, s *server, r run.Run) {
+	t.Helper()
+	image := r.Images[0]
+	token, err := apiclient.ReadToken(s.data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	auth := remote.WithAuth(&authn.Basic{Username: "kiln", Password: token})
+	ref, err := name.NewDigest(s.host()+"/"+image.Repository+"@"+image.Digest, name.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	index, err := remote.Referrers(ref, auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := index.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(list.Manifests, func(m v1.Descriptor) bool { return m.Digest.String() == image.Provenance }) {
+		t.Fatalf("the record has the provenance %q, the registry %+v", image.Provenance, list.Manifests)
+	}
+	attached, err := remote.Image(ref.Context().Digest(image.Provenance), auth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layers, err := attached.Layers()
+	if err != nil || len(layers) != 1 {
+		t.Fatalf("%d layers, %v", len(layers), err)
+	}
+	rc, err := layers[0].Compressed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rc.Close()
+	text, err := io.ReadAll(rc)
+	for _, want := range []string{`"https://slsa.dev/provenance/v1"`, strings.TrimPrefix(image.Digest, "sha256:"), r.ID, `"step":"build"`} {
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("the provenance lacks %s, %v:\n%s", want, err, text)
+		}
 	}
 }
 

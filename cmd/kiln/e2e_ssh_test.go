@@ -10,14 +10,14 @@ import (
 
 // testGitSSH builds what a git server has for those with a key: that of kiln serve, or the task's own.
 func testGitSSH(t *testing.T, s gitServer) {
-	r, _ := s.repository("deploy", map[string]string{"Dockerfile": base, "acr-task.yaml": "version: v1.1.0\nsteps:\n- build: -t x ssh://git@" + s.ssh + "/deploy.git#main\n"})
-	url := "ssh://git@" + s.ssh + "/deploy.git"
+	r, _ := s.repository("deploy", map[string]string{"Dockerfile": base, "acr-task.yaml": "version: v1.1.0\nsteps:\n- build: -t x ssh://git@" + s.ssh.Addr + "/deploy.git#main\n"})
+	url := "ssh://git@" + s.ssh.Addr + "/deploy.git"
 	if res := s.kiln("run", url+"#main"); res.code != 0 || strings.Count(res.err, r.Git("rev-parse", "HEAD")[:12]) < 2 {
 		t.Errorf("a run and a step of it: exit code %d\n%s", res.code, res.err)
 	}
 	// A task is decided about before a worker sees it; its key is a secret of its own, if it names one.
 	other := gittest.ServeSSH(t, s.git.Root)
-	keys := files(t, map[string]string{"right": string(s.key), "wrong": string(other.PrivateKey)})
+	keys := files(t, map[string]string{"right": string(s.ssh.PrivateKey), "wrong": string(other.PrivateKey)})
 	for _, name := range []string{"right", "wrong"} {
 		s.must("secret", "set", "deploy-"+name, "--from-file", filepath.Join(keys, name))
 	}
@@ -36,6 +36,11 @@ func testGitSSH(t *testing.T, s gitServer) {
 	} {
 		if res := s.kiln("build", context); res.code == 0 || !strings.Contains(res.err, want) || strings.Contains(res.err, "--allow-source") {
 			t.Errorf("%s: exit code %d\n%s", context, res.code, res.err)
+		}
+	}
+	for line := range strings.Lines(string(s.ssh.PrivateKey)) {
+		if line = strings.TrimSpace(line); len(line) > 40 && strings.Contains(s.log.String(), line) {
+			t.Error("the server's log holds the key")
 		}
 	}
 }

@@ -22,7 +22,7 @@ import (
 
 // TestServer runs what needs no server of its own on one server.
 func TestServer(t *testing.T) {
-	s := startServer(t, append(vaultArgs(t), "--parallel-steps", "12", "--allow-privileged", "--image-alias", "tool=toolbox", "--allow-source", "localhost")...)
+	s := startServer(t, append(append(vaultArgs(t), sampleArgs...), "--parallel-steps", "12", "--allow-privileged", "--image-alias", "tool=toolbox", "--allow-source", "localhost")...)
 	for name, test := range map[string]func(*testing.T, *server){
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
 		"docker": testDocker, "docker errors": testDockerErrors, "vaults": testVaultSecrets, "vault errors": testVaultErrors,
@@ -30,7 +30,7 @@ func TestServer(t *testing.T) {
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
-		"build options": testBuildOptions, "reproducible": testReproducible, "outside": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture,
+		"build options": testBuildOptions, "reproducible": testReproducible, "outside": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

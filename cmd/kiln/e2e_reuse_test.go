@@ -55,7 +55,7 @@ func (r reuse) write(file, text string) {
 // testReuse builds what was built before, unchanged and changed.
 func testReuse(t *testing.T, s *server) {
 	s.must("build", "-t", "reuse/base:1", files(t, map[string]string{"Dockerfile": base}))
-	dockerfile := "FROM localhost:" + s.port() + "/reuse/base:1\nARG WHO\nCOPY a /a\n"
+	dockerfile := "FROM localhost:" + s.port() + "/reuse/base:1\nARG WHO\nRUN head -c 16 /dev/urandom > /chance\nCOPY a /a\n"
 	r := reuse{server: s, dir: files(t, map[string]string{"Dockerfile": dockerfile, "a": "1"})}
 	first, id := r.expect("first build", false)
 	second, again := r.expect("second build", true)
@@ -70,7 +70,9 @@ func testReuse(t *testing.T, s *server) {
 		t.Errorf("record of the second build: %+v", is)
 	}
 
-	r.expect("--no-cache", false, "--no-cache")
+	if d, _ := r.expect("--no-cache", false, "--no-cache"); d == first {
+		t.Error("--no-cache executed nothing again")
+	}
 	r.expect("another build argument", false, "--build-arg", "WHO=me")
 	r.expect("the same build argument", true, "--build-arg", "WHO=me")
 	r.write("a", "2")

@@ -269,16 +269,16 @@ func waitFor(t testing.TB, what string, is func() bool) {
 	waitUntil(t, 30*time.Second, is, func() string { return "timed out: " + what })
 }
 
-// waitUntil is waitFor with another bound, and a failure that says what was seen last.
+// waitUntil is waitFor with another bound, and a failure that says what was seen last. While the host stands still
+// the bound does, too.
 func waitUntil(t testing.TB, patience time.Duration, is func() bool, seen func() string) {
 	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(patience)
-	for !is() {
-		select {
-		case <-tick.C:
-		case <-deadline:
+	for last := time.Now(); !is(); {
+		now := <-tick.C
+		patience -= min(now.Sub(last), 5*time.Second)
+		if last = now; patience < 0 {
 			t.Fatal(seen())
 		}
 	}

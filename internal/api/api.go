@@ -128,9 +128,9 @@ func (s *Server) guard(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// route guards a handler, bounds its body and answers with the error it returns.
+// route guards a handler, bounds its body, answers with the error it returns and tells how long that took.
 func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	return s.guard(func(w http.ResponseWriter, r *http.Request) {
+	guarded := s.guard(func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		err := h(w, r)
 		if err == nil {
@@ -142,6 +142,7 @@ func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) htt
 		}
 		writeError(w, e)
 	})
+	return func(w http.ResponseWriter, r *http.Request) { guarded(&timed{ResponseWriter: w, begin: time.Now()}, r) }
 }
 
 // wireError turns an error into what the client sees. What no case knows is ours and stays in the log.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"kiln/internal/apiclient"
@@ -183,32 +184,46 @@ func (s *Server) listRuns(w http.ResponseWriter, r *http.Request, task string) e
 		return err
 	}
 	q.Task = task
-	records, err := s.Index.Records(r.Context(), q)
-	if err != nil {
+	a := listings.Get().(*listing)
+	defer listings.Put(a)
+	if err := s.Index.Records(r.Context(), q, &a.page); err != nil {
 		return err
 	}
-	if err := s.explainRecords(r.Context(), records); err != nil {
+	if err := s.explainRecords(r.Context(), a.page.Records); err != nil {
 		return err
 	}
-	writeRuns(w, records)
+	a.write(w)
 	return nil
 }
 
-// writeRuns answers with an apiclient.Runs.
-func writeRuns(w http.ResponseWriter, records []index.Record) {
-	size := 16
-	for _, r := range records {
-		size += len(r.JSON) + 1
-	}
-	body := append(make([]byte, 0, size), `{"runs":[`...)
-	for i, r := range records {
+// A listing is what a list is put together in. It is used again, since a list that leaves garbage behind makes
+// others wait while that is collected.
+type listing struct {
+	page index.Page
+	body []byte
+}
+
+var listings = sync.Pool{New: func() any { return new(listing) }}
+
+// maxBodyKept is the most memory in bytes that a listing keeps when it is used again.
+const maxBodyKept = 256 << 10
+
+// write answers with an apiclient.Runs.
+func (a *listing) write(w http.ResponseWriter) {
+	body := append(a.body[:0], `{"runs":[`...)
+	for i, r := range a.page.Records {
 		if i > 0 {
 			body = append(body, ',')
 		}
 		body = append(body, r.JSON...)
 	}
+	body = append(body, "]}\n"...)
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(append(body, "]}\n"...))
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	_, _ = w.Write(body)
+	if a.body = body; cap(body) > maxBodyKept {
+		a.body = nil
+	}
 }
 
 // explainRecords is explainQueued for records.

@@ -227,11 +227,46 @@ func TestListIsPaged(t *testing.T) {
 	if page := list("?prefix=r0000000001"); len(page) != 10 {
 		t.Errorf("%d runs of the prefix, want 10", len(page))
 	}
+	resp := s.send(t, s.admin, "GET", apiclient.PathRuns, nil)
+	var ms float64
+	if n, err := fmt.Sscanf(resp.Header.Get("Server-Timing"), "app;dur=%f", &ms); n != 1 || ms <= 0 || ms > 60_000 {
+		t.Errorf("Server-Timing: %q, %v", resp.Header.Get("Server-Timing"), err)
+	}
 	for _, limit := range []string{"0", "-1", "1001", "x"} {
 		if e := s.refused(t, 422, "GET", apiclient.PathRuns+"?limit="+limit, ""); !strings.Contains(e.Message, "1 to 1000") {
 			t.Errorf("limit %s: %+v", limit, e)
 		}
 	}
+}
+
+// TestListsAtTheSameTimeAreNotMixed asks for each run by its ID, all at once.
+func TestListsAtTheSameTimeAreNotMixed(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	const runs = 8
+	for i := range runs {
+		s.put(t, run.Run{ID: fmt.Sprintf("r%011d", i), State: run.Succeeded, Created: time.Now(), Reason: strings.Repeat(fmt.Sprint(i), 1000)})
+	}
+	c := apiclient.Client{BaseURL: s.url, Token: s.admin, HTTP: http.DefaultClient}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for all := []run.Run(nil); len(all) < runs; { // the index lags
+		var err error
+		all, err = c.Runs(ctx, apiclient.RunsQuery{})
+		check(t, err)
+	}
+	var asked sync.WaitGroup
+	for i := range runs {
+		asked.Go(func() {
+			for range 20 {
+				got, err := c.Runs(ctx, apiclient.RunsQuery{Prefix: fmt.Sprintf("r%011d", i)})
+				if err != nil || len(got) != 1 || got[0].Reason != strings.Repeat(fmt.Sprint(i), 1000) {
+					t.Errorf("list of run %d: %d runs, %v", i, len(got), err)
+				}
+			}
+		})
+	}
+	asked.Wait()
 }
 
 func TestShowHidesSealedSecrets(t *testing.T) {

@@ -14,13 +14,12 @@ func (x *Index) Ended(ctx context.Context, created time.Time, limit int) ([]stri
 	defer x.mu.Unlock()
 	x.table.settle()
 	var ids []string
-	for i := range x.table.rows {
-		r := &x.table.rows[i]
-		if r.created >= created.UnixNano() || len(ids) == limit {
+	for i, p := range x.table.places {
+		if p.created >= created.UnixNano() || len(ids) == limit {
 			break
 		}
-		if r.final {
-			ids = append(ids, r.id.String())
+		if x.table.kinds[i].final {
+			ids = append(ids, p.id.String())
 		}
 	}
 	return ids, nil

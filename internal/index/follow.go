@@ -87,7 +87,7 @@ func (x *Index) load(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("run %s: %w", id, err)
 		}
-		x.table.put(x.table.row(k, created, final, f))
+		x.table.put(x.table.row(place{created, k}, final, f))
 	}
 	x.table.settle()
 	return rows.Err()
@@ -194,7 +194,7 @@ func (x *Index) apply(ctx context.Context, entries []*store.Entry[run.Run]) erro
 	for _, r := range changed {
 		x.table.put(r)
 	}
-	if len(entries) <= few || len(x.table.fresh) > len(x.table.rows)/2 {
+	if len(entries) <= few || len(x.table.fresh) > len(x.table.places)/2 {
 		x.table.settle()
 	}
 	return nil
@@ -204,7 +204,7 @@ func (x *Index) apply(ctx context.Context, entries []*store.Entry[run.Run]) erro
 func (x *Index) write(ctx context.Context, tx *sql.Tx, e *store.Entry[run.Run]) (row, error) {
 	k, ok := keyOf(e.Key)
 	if !ok {
-		return row{}, fmt.Errorf("a run ID of more than %d bytes", len(k))
+		return row{}, fmt.Errorf("a run ID of more than %d bytes", maxID)
 	}
 	if e.Gone {
 		at, err := created(ctx, tx.QueryRowContext, e.Key)
@@ -214,13 +214,13 @@ func (x *Index) write(ctx context.Context, tx *sql.Tx, e *store.Entry[run.Run]) 
 		if err == nil {
 			_, err = tx.ExecContext(ctx, "DELETE FROM records WHERE id = ?", e.Key)
 		}
-		return row{id: k, created: at, gone: true}, err
+		return row{place: place{at, k}, gone: true}, err
 	}
-	record, err := pack(e.Value)
+	f, at, final := facetsOf(e.Value), nanos(e.Value.Created), e.Value.State.Final()
+	record, err := pack(e.Value, f.names)
 	if err != nil {
 		return row{}, err
 	}
-	f, at, final := facetsOf(e.Value), nanos(e.Value.Created), e.Value.State.Final()
 	packed, terms := packFacets(f)
 	if _, err = tx.StmtContext(ctx, x.insert[0]).ExecContext(ctx, e.Key, at, final, packed, terms); err != nil {
 		return row{}, err
@@ -230,7 +230,7 @@ func (x *Index) write(ctx context.Context, tx *sql.Tx, e *store.Entry[run.Run]) 
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.table.row(k, at, final, f), nil
+	return x.table.row(place{at, k}, final, f), nil
 }
 
 // created returns when a run was created, or sql.ErrNoRows.

@@ -2,7 +2,7 @@
 //
 // It is a projection of the run records in JetStream, which hold the truth: it follows them, may lag
 // by milliseconds, and can be deleted at any time; the next start builds it again. Shortened records are
-// kept in SQLite. What runs are selected by is held in memory too, about 100 bytes for each run, so that
+// kept in SQLite. What runs are selected by is held in memory too, about 110 bytes for each run, so that
 // a list takes about the same time whatever it asks for.
 package index
 
@@ -27,7 +27,7 @@ import (
 
 // schema is versioned by user_version: another version in the file has it rebuilt.
 const (
-	schemaVersion = 2
+	schemaVersion = 3
 	schema        = `
 CREATE TABLE runs (id TEXT PRIMARY KEY, created INTEGER NOT NULL, final INTEGER NOT NULL, facets TEXT NOT NULL,
 	terms BLOB NOT NULL) WITHOUT ROWID;
@@ -181,9 +181,9 @@ func (x *Index) Active(ctx context.Context) ([]string, error) {
 	defer x.mu.Unlock()
 	x.table.settle()
 	var ids []string
-	for i := range x.table.rows {
-		if r := &x.table.rows[i]; !r.final {
-			ids = append(ids, r.id.String())
+	for i, k := range x.table.kinds {
+		if !k.final {
+			ids = append(ids, x.table.places[i].id.String())
 		}
 	}
 	return ids, nil

@@ -1,8 +1,10 @@
 package index
 
 import (
+	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/klauspost/compress/s2"
 
@@ -52,23 +54,36 @@ func summary(r run.Run) run.Run {
 	return r
 }
 
-// pack returns the record as it is stored.
-func pack(r run.Run) ([]byte, error) {
+// pack returns the record as it is stored, behind the names that it is found by.
+func pack(r run.Run, names []string) ([]byte, error) {
 	b, err := json.Marshal(summary(r))
 	if err != nil {
 		return nil, err
 	}
-	return dictionary.Encode(nil, b), nil
+	packed := packNames(names)
+	all := binary.AppendUvarint(make([]byte, 0, binary.MaxVarintLen64+len(packed)+len(b)), uint64(len(packed)))
+	return dictionary.Encode(nil, append(append(all, packed...), b...)), nil
 }
 
-// unpack returns the JSON of a record that pack has made.
-func unpack(stored []byte) ([]byte, error) {
+// unpack appends what pack has made of a record to buf, and returns where the names and the JSON are in it.
+func unpack(buf, stored []byte) (all, names, record []byte, err error) {
 	n, err := s2.DecodedLen(stored)
 	if err != nil {
-		return nil, err
+		return buf, nil, nil, err
 	}
 	if n > maxRecord {
-		return nil, errors.New("the stored record is too large")
+		return buf, nil, nil, errors.New("the stored record is too large")
 	}
-	return dictionary.Decode(nil, stored)
+	end := len(buf)
+	buf = slices.Grow(buf, n)[:end+n]
+	b, err := dictionary.Decode(buf[end:], stored)
+	if err != nil {
+		return buf[:end], nil, nil, err
+	}
+	size, from := binary.Uvarint(b)
+	if from <= 0 || size > uint64(len(b)-from) {
+		return buf[:end], nil, nil, errors.New("the stored record is damaged")
+	}
+	to := from + int(size)
+	return buf, b[from:to:to], b[to:len(b):len(b)], nil
 }

@@ -270,6 +270,49 @@ func TestEveryCommit(t *testing.T) {
 	}
 }
 
+// TestEveryCommitOfALargePush has more commits than the stream of decisions keeps of a track.
+func TestEveryCommitOfALargePush(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	repo, url := r.repo("app")
+	r.idle = true
+	admitted := r.admit()
+	r.start()
+	app := r.create("app", url, func(t *task.Task) {
+		t.Triggers.Source[0].Commits, t.Triggers.Source[0].SkipCI = task.CommitsEvery, task.SkipIgnore
+	})
+	r.ready(app)
+	const n = 200
+	before := repo.Git("rev-parse", "HEAD")
+	var all strings.Builder
+	for i := range n {
+		fmt.Fprintf(&all, "commit refs/heads/main\ncommitter Ada <ada@example.com> %d +0000\ndata 1\nc\n", 1700000100+i)
+		if i == 0 {
+			fmt.Fprintf(&all, "from %s\n", before)
+		}
+	}
+	repo.Input([]byte(all.String()), "fast-import", "--quiet")
+	ids := strings.Fields(repo.Bare("rev-list", "--reverse", before+"..refs/heads/main"))
+	var commits []event.Commit
+	for _, id := range ids {
+		commits = append(commits, event.Commit{ID: id})
+	}
+	r.pushed("e1", url, "refs/heads/main", before, ids[n-1], func(e *event.GitPushed) { e.Commits = commits })
+	for some := n / 8; some <= n; some += n / 8 {
+		r.eventually(fmt.Sprintf("runs of %d commits", some), func() bool { return len(admitted()) >= some })
+	}
+	r.settled()
+	runs := admitted()
+	if len(runs) != n || len(ids) != n {
+		t.Fatalf("%d runs of %d commits, want %d", len(runs), len(ids), n)
+	}
+	for i, got := range runs {
+		if got.Cause.Commit != ids[i] {
+			t.Fatalf("run %d is of %s, want %s", i, got.Cause.Commit, ids[i])
+		}
+	}
+}
+
 func TestUnreachableRepositoryIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -205,7 +205,8 @@ func (s *Server) listFailed(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// retryFailed puts notifications back into the queues of their targets, then forgets that they failed.
+// retryFailed puts notifications back into the queues of their targets, then forgets that they failed: all that
+// are named, or none, or all whose targets take any.
 func (s *Server) retryFailed(w http.ResponseWriter, r *http.Request) error {
 	var req apiclient.RetryFailed
 	if err := decodeBody(r, &req); err != nil {
@@ -215,14 +216,38 @@ func (s *Server) retryFailed(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	wanted := map[string]bool{} // whether it was found
+	for _, id := range req.IDs {
+		wanted[id] = false
+	}
 	var failed []store.Entry[event.Undelivered]
+	var stuck error
 	err = s.Store.Undelivered.List(r.Context(), func(e store.Entry[event.Undelivered]) bool {
-		here := slices.ContainsFunc(all, func(t event.Target) bool { return t.ID == e.Value.Notification.Target && !t.Disabled })
-		if here && (len(req.IDs) == 0 || slices.Contains(req.IDs, e.Key)) {
+		_, named := wanted[e.Key]
+		if !named && len(wanted) > 0 {
+			return true
+		}
+		wrong := wrongTarget(e, all)
+		switch {
+		case wrong == nil:
 			failed = append(failed, e)
+		case named:
+			stuck = wrong
+		}
+		if named {
+			wanted[e.Key] = true
 		}
 		return true
 	})
+	if err == nil {
+		err = stuck
+	}
+	for _, id := range req.IDs {
+		if err == nil && !wanted[id] {
+			err = &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+				Message: "no notification " + strconv.Quote(id) + " was given up; none is sent again", Remedy: "list them with `kiln notify failed`"}
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -237,6 +262,18 @@ func (s *Server) retryFailed(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	writeJSON(w, http.StatusOK, apiclient.Retried{Retried: len(failed)})
+	return nil
+}
+
+// wrongTarget says why a notification that was given up cannot be sent again, if that is so.
+func wrongTarget(e store.Entry[event.Undelivered], all []event.Target) error {
+	i := slices.IndexFunc(all, func(t event.Target) bool { return t.ID == e.Value.Notification.Target })
+	switch {
+	case i < 0:
+		return conflict("notification %q: its target has been removed", e.Key)
+	case all[i].Disabled:
+		return conflict("notification %q: target %s is disabled: %s", e.Key, all[i].Name, all[i].Reason)
+	}
 	return nil
 }
 

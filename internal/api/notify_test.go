@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,10 +46,11 @@ func TestFailedNotificationsAreListedAndSentAgain(t *testing.T) {
 	if first.ID != "n1" || first.Target != "name-t1" || first.Type != event.TypeImagePushed || first.Event != "e-n1" || first.Attempts != 3 || first.Error != "answered 500" {
 		t.Errorf("given up: %+v", first)
 	}
+	s.refused(t, http.StatusNotFound, "POST", apiclient.PathTargets+"/retry", `{"ids":["n1","unknown"]}`) // and n1 stays
 	for _, c := range []struct {
 		body string
 		n    int
-	}{{`{"ids":["n2"]}`, 1}, {`{"ids":["n2","n4","unknown"]}`, 0}, {"{}", 2}, {"{}", 0}} {
+	}{{`{"ids":["n2","n2"]}`, 1}, {"{}", 2}, {"{}", 0}} {
 		var got apiclient.Retried
 		s.ask(t, http.StatusOK, &got, "POST", apiclient.PathTargets+"/retry", c.body)
 		if got.Retried != c.n {
@@ -56,6 +58,15 @@ func TestFailedNotificationsAreListedAndSentAgain(t *testing.T) {
 		}
 	}
 	failed(2) // of the targets that take nothing
+	for body, want := range map[string]string{`{"ids":["n2"]}`: `no notification "n2" was given up`, `{"ids":["n4"]}`: "target name-t2 is disabled", `{"ids":["n5"]}`: "has been removed"} {
+		status := http.StatusConflict
+		if strings.Contains(want, "no notification") {
+			status = http.StatusNotFound
+		}
+		if e := s.refused(t, status, "POST", apiclient.PathTargets+"/retry", body); !strings.Contains(e.Message, want) {
+			t.Errorf("retry of %s: %+v, want %q", body, e, want)
+		}
+	}
 	var last event.Notification
 	_, err := s.bus.Last(t.Context(), bus.StreamNotify, event.NotifySubject("t1"), &last)
 	check(t, err)

@@ -71,3 +71,31 @@ func TestServerThatDoesNotAnswerHoldsUpNobodyElse(t *testing.T) {
 		t.Errorf("the server was asked %d times", n)
 	}
 }
+
+// TestFirstBurstToAServerThatDoesNotAnswerLeavesPlaces has more pushes to it than are decided at once, before it
+// is known that it does not answer, and look-ups that take longer than the test.
+func TestFirstBurstToAServerThatDoesNotAnswerLeavesPlaces(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.lookUp = 5 * time.Minute
+	dead, accepted := mute(t)
+	repo, url := r.repo("app")
+	r.start()
+	app := r.create("app", url)
+	r.ready(app)
+	for i := range 100 {
+		r.create(fmt.Sprintf("silent%d", i), fmt.Sprintf("%s/r%d.git#main", dead, i))
+	}
+	r.eventually("the server was asked", func() bool { return accepted.Load() > 0 })
+	for i := range 100 {
+		r.pushed(fmt.Sprintf("s%d", i), fmt.Sprintf("%s/r%d.git", dead, i), "refs/heads/main", "", strings.Repeat("2", 40))
+	}
+	before := repo.Git("rev-parse", "HEAD")
+	repo.Write("a", "1", 0)
+	head := repo.Commit("change")
+	r.pushed("e1", url, "refs/heads/main", before, head)
+	r.eventually("the run of a server that answers", func() bool { return len(r.runs(app)) == 1 })
+	if n := accepted.Load(); n > 64/2+8 {
+		t.Errorf("%d wait for the server", n)
+	}
+}

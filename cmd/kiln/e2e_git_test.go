@@ -220,6 +220,11 @@ func testArchives(t *testing.T, s gitServer) {
 		if res := s.kiln("build", "-t", "git/archive", context); !strings.Contains(res.err, "nothing has changed since run ") {
 			t.Errorf("%s: built again though nothing has changed\n%s", context, res.err)
 		}
+		task := "of-" + strings.SplitN(context, ":", 2)[0] // a stored one
+		s.must("task", "create", task, "-c", context, "-t", "git/stored:{{.Run.ID}}")
+		if res := s.kiln("task", "run", task); res.code != 0 {
+			t.Errorf("task of %s: exit code %d\n%s", context, res.code, res.err)
+		}
 	}
 }
 

@@ -242,6 +242,11 @@ func (s *server) keepAddresses(t *testing.T) {
 	if r := s.kiln("notify", "test", "chat"); r.code == 0 || !strings.Contains(r.err, "127.0.0.1") || strings.Contains(r.err, value) {
 		t.Errorf("kiln notify test: %+v, want a refusal that names the host alone", r)
 	}
+	s.prints(t, "GIVEN UP", "notify", "failed")
+	s.prints(t, `"failed": []`, "notify", "failed", "-o", "json")
+	s.prints(t, "", "notify", "retry", "--all")
+	s.wants(t, 2, `no notification "n1" was given up`, "notify", "retry", "n1")
+	s.wants(t, 2, "or all of them with --all", "notify", "retry")
 	if strings.Contains(s.log.String(), value) {
 		t.Error("the server's log holds the address")
 	}

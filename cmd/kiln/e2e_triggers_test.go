@@ -26,7 +26,7 @@ func TestTriggers(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *server){
 		"push": testPush, "base image": testBaseImage, "cascade": testCascade, "timer": testTimer,
 		"lost event": testLostEvent, "why not": testWhyNot, "ask": testAskForTask, "private": testPrivateRepository,
-		"task file": testTaskFileOfRepository, "github": testGitHub,
+		"task file": testTaskFileOfRepository, "github": testGitHub, "registry hook": testRegistryHook,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

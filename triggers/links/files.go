@@ -3,6 +3,9 @@ package links
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"path"
+	"strings"
 )
 
 // Bounds of what is read for one task.
@@ -38,5 +41,21 @@ func (f *files) get(path string) ([]byte, error) {
 		data, err = nil, fmt.Errorf("it has %d bytes, more than %d", len(data), maxFile)
 	}
 	f.known[path] = file{data, err}
+	return data, err
+}
+
+// alias returns a file that alias.src names, as a run finds it: below the context's root, and nowhere else.
+func (f *files) alias(name string) ([]byte, error) {
+	if strings.Contains(name, "://") {
+		return nil, errors.New("files of other hosts are not read; copy it into the context")
+	}
+	name = strings.TrimPrefix(path.Clean(name), "/workspace/")
+	if !fs.ValidPath(name) || name == "." {
+		return nil, errors.New("is no path inside the context")
+	}
+	data, err := f.get(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, errors.New("is not in the context")
+	}
 	return data, err
 }

@@ -125,6 +125,8 @@ func (m rawManifest) MediaType() (types.MediaType, error) { return types.OCIMani
 func (a *attempt) authenticator(host string) authn.Authenticator {
 	user, password := a.credentials(host)
 	switch {
+	case a.images.ours(host):
+		return authn.FromConfig(authn.AuthConfig{RegistryToken: password}) // good for requests as it is
 	case user != "":
 		return &authn.Basic{Username: user, Password: password}
 	case password != "":

@@ -169,6 +169,8 @@ func (n *node) openKeys(context.Context) error {
 	if n.identity, err = secret.LoadIdentity(filepath.Join(n.cfg.data, "identity.key")); err != nil {
 		return err
 	}
+	n.keys.PublicURL = n.cfg.publicURL
+	n.keys.Anonymous, err = auth.AnonymousPull(n.cfg.anonymousPull)
 	return err
 }
 
@@ -206,6 +208,7 @@ func (n *node) openBus(ctx context.Context) error {
 	if n.store, err = openStore(ctx, n.bus.JetStream(), leaseTTL); err != nil {
 		return err
 	}
+	n.keys.Stored = storedTokens(&n.store.Tokens)
 	if n.index, err = index.Open(filepath.Join(n.cfg.data, "index.db"), n.log); err != nil {
 		return err
 	}
@@ -309,7 +312,7 @@ func (n *node) announce() error {
 
 func (n *node) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/v2/", n.registry.Handler(registryAccess{n.keys}))
+	serveRegistry(mux, n.registry, n.keys)
 	mux.Handle("/api/", (&api.Server{
 		Bus: n.bus, Store: n.store, Index: n.index, Keys: n.keys, Recipient: n.identity.Recipient(),
 		Contexts:   &source.Handler{Contexts: n.contexts, Fault: contextFault, Log: n.log},
@@ -352,14 +355,9 @@ func (n *node) openScheduler(context.Context) error {
 func (n *node) mint(r run.Run) (string, error) {
 	p := stagingAccess("runs", time.Now().UTC().Add(r.Spec.Timeout+tokenLife).Truncate(time.Hour))
 	if r.Spec.Restricted {
-		p.Name, p.Pull = "restricted runs", worker.Readable(r.Spec, append([]string{n.host}, n.aliases...)...)
+		p = restrictedAccess("restricted runs", worker.Readable(r.Spec, append([]string{n.host}, n.aliases...)...), p.Expires)
 	}
 	return n.keys.Mint(p)
-}
-
-// stagingAccess is the right to read images and to stage some.
-func stagingAccess(name string, until time.Time) auth.Principal {
-	return auth.Principal{Name: name, Role: auth.RoleRun, Push: []string{worker.StagingRoot + "*"}, Expires: until}
 }
 
 func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
@@ -411,28 +409,4 @@ func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {
 
 func (n *node) status(ctx context.Context) apiclient.Status {
 	return apiclient.Status{Version: version(), Started: n.started, Registry: n.host, DataDir: n.cfg.data, Checks: n.builder.checks(ctx)}
-}
-
-// registryAccess decides who may do what in the registry.
-type registryAccess struct{ keys *auth.Keys }
-
-// Authorize implements registry.Authorizer.
-func (a registryAccess) Authorize(r *http.Request, repository string, action registry.Action) error {
-	p, err := a.keys.FromRequest(r, time.Now())
-	if err != nil {
-		return registry.ErrUnauthenticated
-	}
-	allowed := false
-	switch {
-	case p.Role == auth.RoleAdmin:
-		allowed = true
-	case action == registry.Pull:
-		allowed = p.MayPull(repository)
-	case action == registry.Push:
-		allowed = p.MayPush(repository)
-	}
-	if !allowed {
-		return fmt.Errorf("%w: %s may not %s %s", registry.ErrDenied, p.Name, action, repository)
-	}
-	return nil
 }

@@ -88,6 +88,7 @@ var commands = []func(*cli) *cobra.Command{
 	newTaskCommand,
 	newApplyCommand,
 	newSecretCommand,
+	newTokenCommand,
 	newRepoCommand,
 	newManifestCommand,
 	newTagCommand,

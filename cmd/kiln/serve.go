@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"kiln/internal/auth"
 	"kiln/triggers/watch"
 )
 
@@ -36,6 +37,7 @@ type serveConfig struct {
 	relaxed                   bool
 	nats                      natsConfig
 	publicURL                 string
+	anonymousPull             []string
 	allowNotify               []string
 	forges                    []string
 	steps                     stepConfig
@@ -92,6 +94,7 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.BoolVar(&cfg.relaxed, "relaxed-sync", false, "acknowledge before the disk has the data: faster on slow disks; a power loss may take the last two minutes")
 	cfg.nats.add(f)
 	f.StringVar(&cfg.publicURL, "public-url", "", "address that forges and people reach the server at, for hooks and for links to runs, such as https://kiln.example.com (default for hooks the one that a request was sent to)")
+	f.StringSliceVar(&cfg.anonymousPull, "anonymous-pull", nil, "`PREFIX` of repositories that everybody may pull from without a token: team/ or team, or '*' for all; may be repeated")
 	f.StringSliceVar(&cfg.forges, "forge", nil, "`HOST=github|gitlab|gitea|forgejo`: what forge a host is, for the status of commits; may be repeated")
 	f.StringSliceVar(&cfg.allowNotify, "allow-notify", nil, "`HOST|CIDR` that notifications may go to though it is not public; may be repeated")
 	cfg.steps.add(f)
@@ -142,6 +145,9 @@ func (cfg *serveConfig) validate() error {
 	}
 	if err := cfg.nats.validate(); err != nil {
 		errs = append(errs, err)
+	}
+	if _, err := auth.AnonymousPull(cfg.anonymousPull); err != nil {
+		errs = append(errs, fmt.Errorf("--anonymous-pull: %w", err))
 	}
 	if err := cfg.steps.validate(); err != nil {
 		errs = append(errs, err)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"kiln/internal/apiclient"
@@ -97,6 +98,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc(apiclient.PathContexts+"/", s.guard(s.Contexts.ServeHTTP))
 	mux.HandleFunc(apiclient.PathContexts, s.guard(s.Contexts.ServeHTTP))
 	s.routeHooks(mux)
+	s.routeTokens(mux)
 	s.routeTargets(mux)
 	s.routeImages(mux)
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
@@ -110,18 +112,27 @@ type principalKey struct{}
 
 // guard lets only authenticated administrators pass.
 func (s *Server) guard(next http.HandlerFunc) http.HandlerFunc {
+	return s.guardFor(next, auth.RoleAdmin)
+}
+
+// guardFor lets only authenticated callers of some roles pass.
+func (s *Server) guardFor(next http.HandlerFunc, roles ...auth.Role) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		p, err := s.Keys.FromRequest(r, time.Now())
-		if err != nil {
+		if err != nil && !errors.Is(err, auth.ErrToken) {
+			writeError(w, s.wireError(err))
+			return
+		}
+		if err != nil || p.Role == auth.RoleAnonymous {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="kiln"`)
 			writeError(w, &apiclient.Error{Status: http.StatusUnauthorized, Code: apiclient.CodeUnauthorized,
 				Message: "token is missing, wrong or expired",
 				Remedy:  "set KILN_TOKEN to the content of " + auth.AdminTokenFile + " in the server's data directory"})
 			return
 		}
-		if p.Role != auth.RoleAdmin {
+		if !slices.Contains(roles, p.Role) {
 			writeError(w, &apiclient.Error{Status: http.StatusForbidden, Code: apiclient.CodeForbidden,
-				Message: fmt.Sprintf("a token of role %s may not use the API", p.Role)})
+				Message: fmt.Sprintf("%s may not use this part of the API", p.Name)})
 			return
 		}
 		next(w, r.WithContext(context.WithValue(r.Context(), principalKey{}, p)))
@@ -130,7 +141,13 @@ func (s *Server) guard(next http.HandlerFunc) http.HandlerFunc {
 
 // route guards a handler, bounds its body, answers with the error it returns and tells how long that took.
 func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	guarded := s.guard(func(w http.ResponseWriter, r *http.Request) {
+	guarded := s.guard(s.answering(h))
+	return func(w http.ResponseWriter, r *http.Request) { guarded(&timed{ResponseWriter: w, begin: time.Now()}, r) }
+}
+
+// answering bounds the body that a handler gets, and answers with the error it returns.
+func (s *Server) answering(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		err := h(w, r)
 		if err == nil {
@@ -141,8 +158,7 @@ func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) htt
 			s.Log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
 		}
 		writeError(w, e)
-	})
-	return func(w http.ResponseWriter, r *http.Request) { guarded(&timed{ResponseWriter: w, begin: time.Now()}, r) }
+	}
 }
 
 // wireError turns an error into what the client sees. What no case knows is ours and stays in the log.

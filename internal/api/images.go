@@ -1,27 +1,47 @@
 package api
 
 import (
+	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"kiln/internal/apiclient"
+	"kiln/internal/auth"
+	"kiln/internal/event"
 	"kiln/internal/registry"
 )
 
 // routeImages adds the routes about what the co-located registry holds.
 func (s *Server) routeImages(mux *http.ServeMux) {
-	mux.HandleFunc("GET "+apiclient.PathRepositories, s.route(s.repositories))
-	mux.HandleFunc("GET "+apiclient.PathManifests, s.route(s.manifests))
-	mux.HandleFunc("GET "+apiclient.PathReferrers, s.route(s.referrers))
-	mux.HandleFunc("GET "+apiclient.PathTags, s.route(s.tags))
+	mux.HandleFunc("GET "+apiclient.PathRepositories, s.imageRoute(s.repositories))
+	mux.HandleFunc("GET "+apiclient.PathManifests, s.imageRoute(s.manifests))
+	mux.HandleFunc("GET "+apiclient.PathReferrers, s.imageRoute(s.referrers))
+	mux.HandleFunc("GET "+apiclient.PathTags, s.imageRoute(s.tags))
 	mux.HandleFunc("POST "+apiclient.PathDelete, s.route(s.deleteImage))
 	mux.HandleFunc("POST "+apiclient.PathUntag, s.route(s.untag))
-	mux.HandleFunc("POST "+apiclient.PathLock, s.route(s.lock))
-	mux.HandleFunc("POST "+apiclient.PathRollback, s.route(s.rollback))
+	mux.HandleFunc("POST "+apiclient.PathLock, s.imageRoute(s.lock))
+	mux.HandleFunc("POST "+apiclient.PathRollback, s.imageRoute(s.rollback))
 	mux.HandleFunc("POST "+apiclient.PathCollect, s.route(s.collect))
 	mux.HandleFunc("POST "+apiclient.PathPurge, s.route(s.purge))
 	mux.HandleFunc("POST "+apiclient.PathImport, s.route(s.importImage))
 	mux.HandleFunc("POST "+apiclient.PathCheck, s.route(s.checkImages))
+}
+
+// imageRoute is route for what a token with a permission for the repository may do as well. The handler
+// checks that it has it.
+func (s *Server) imageRoute(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
+	return s.guardFor(s.answering(h), auth.RoleAdmin, auth.RoleToken)
+}
+
+// permit refuses a request of who has no permission for a repository.
+func permit(r *http.Request, what event.Permission, repository string) error {
+	p := principal(r)
+	if p.May(what, repository) == nil {
+		return nil
+	}
+	return &apiclient.Error{Status: http.StatusForbidden, Code: apiclient.CodeForbidden,
+		Message: fmt.Sprintf("%s has no permission %s for repository %.255q", p.Name, what, repository)}
 }
 
 // answer writes what a call returned, unless that is an error.
@@ -49,6 +69,9 @@ func pageOf(r *http.Request) (int, error) {
 func (s *Server) repositories(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
 	if name := q.Get("repository"); name != "" {
+		if err := permit(r, event.MetadataRead, name); err != nil {
+			return err
+		}
 		found, err := s.Registry.Repository(r.Context(), name)
 		return answer(w, found, err)
 	}
@@ -57,11 +80,20 @@ func (s *Server) repositories(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	list, err := s.Registry.Catalog(r.Context(), q.Get("all") == "1", q.Get("after"), n)
+	if principal(r).Role != auth.RoleAdmin { // what is stored in all is not for all to know
+		list.Total = apiclient.Storage{}
+		list.Repositories = slices.DeleteFunc(list.Repositories, func(x apiclient.Repository) bool {
+			return permit(r, event.MetadataRead, x.Name) != nil
+		})
+	}
 	return answer(w, list, err)
 }
 
 func (s *Server) manifests(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
+	if err := permit(r, event.MetadataRead, q.Get("repository")); err != nil {
+		return err
+	}
 	if ref := q.Get("reference"); ref != "" {
 		found, err := s.Registry.ManifestDetails(r.Context(), q.Get("repository"), ref)
 		return answer(w, found, err)
@@ -81,12 +113,18 @@ func (s *Server) manifests(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) referrers(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
+	if err := permit(r, event.MetadataRead, q.Get("repository")); err != nil {
+		return err
+	}
 	list, err := s.Registry.Referrers(r.Context(), q.Get("repository"), q.Get("reference"), q.Get("type"))
 	return answer(w, list, err)
 }
 
 func (s *Server) tags(w http.ResponseWriter, r *http.Request) error {
 	q := r.URL.Query()
+	if err := permit(r, event.MetadataRead, q.Get("repository")); err != nil {
+		return err
+	}
 	if tag := q.Get("tag"); tag != "" {
 		found, err := s.Registry.TagDetails(r.Context(), q.Get("repository"), tag)
 		return answer(w, found, err)
@@ -122,6 +160,9 @@ func (s *Server) lock(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &l); err != nil {
 		return err
 	}
+	if err := permit(r, event.MetadataWrite, l.Repository); err != nil {
+		return err
+	}
 	now, err := s.Registry.Lock(r.Context(), l.Repository, l.Reference, l.Set, l.Unset)
 	if now == nil {
 		now = []string{}
@@ -132,6 +173,9 @@ func (s *Server) lock(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) rollback(w http.ResponseWriter, r *http.Request) error {
 	var b apiclient.Rollback
 	if err := decodeBody(r, &b); err != nil {
+		return err
+	}
+	if err := permit(r, event.ContentWrite, b.Repository); err != nil {
 		return err
 	}
 	var err error

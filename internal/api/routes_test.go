@@ -57,6 +57,10 @@ var rules = []struct{ pattern, method, path string }{
 	{"POST /api/v1/reconcile", "POST", "/api/v1/reconcile"},
 	{"GET /api/v1/cache", "GET", "/api/v1/cache"},
 	{"POST /api/v1/cache/prune", "POST", "/api/v1/cache/prune"},
+	{"POST /api/v1/tokens", "POST", "/api/v1/tokens"},
+	{"GET /api/v1/tokens", "GET", "/api/v1/tokens"},
+	{"GET /api/v1/tokens/{name}", "GET", "/api/v1/tokens/a"},
+	{"DELETE /api/v1/tokens/{name}", "DELETE", "/api/v1/tokens/a"},
 	{"POST /api/v1/hooks", "POST", "/api/v1/hooks"},
 	{"GET /api/v1/hooks", "GET", "/api/v1/hooks"},
 	{"GET /api/v1/hooks/{hook}", "GET", "/api/v1/hooks/a"},
@@ -115,7 +119,7 @@ func patterns(t *testing.T) []string {
 func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 	t.Helper()
 	paths := map[string]string{"PathRuns": apiclient.PathRuns, "PathContexts": apiclient.PathContexts, "PathStatus": apiclient.PathStatus,
-		"PathTasks": apiclient.PathTasks, "PathSecrets": apiclient.PathSecrets, "PathWhy": apiclient.PathWhy, "PathEvents": apiclient.PathEvents,
+		"PathTasks": apiclient.PathTasks, "PathTokens": apiclient.PathTokens, "PathSecrets": apiclient.PathSecrets, "PathWhy": apiclient.PathWhy, "PathEvents": apiclient.PathEvents,
 		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets,
 		"PathRepositories": apiclient.PathRepositories, "PathManifests": apiclient.PathManifests, "PathReferrers": apiclient.PathReferrers,
 		"PathTags": apiclient.PathTags, "PathDelete": apiclient.PathDelete, "PathUntag": apiclient.PathUntag, "PathLock": apiclient.PathLock,

@@ -20,6 +20,7 @@ import (
 	"kiln/internal/apiclient"
 	"kiln/internal/auth"
 	"kiln/internal/bus"
+	"kiln/internal/event"
 	"kiln/internal/index"
 	"kiln/internal/natstest"
 	"kiln/internal/registry"
@@ -62,7 +63,7 @@ func startWith(t *testing.T, tasks bool) *site {
 	admin, err := os.ReadFile(filepath.Join(dir, auth.AdminTokenFile))
 	check(t, err)
 	s.admin = strings.TrimSpace(string(admin))
-	s.run, err = keys.Mint(auth.Principal{Name: "runs", Role: auth.RoleRun, Push: []string{"*"}, Expires: time.Now().Add(time.Hour)})
+	s.run, err = keys.Mint(auth.Principal{Name: "runs", Role: auth.RoleRun, Grants: []event.Grant{{Repository: "*", Permissions: event.Permissions()}}, Expires: time.Now().Add(time.Hour)})
 	check(t, err)
 	s.identity, err = secret.NewIdentity()
 	check(t, err)

@@ -1,11 +1,17 @@
 // Package auth says who a caller is and what it may do.
 //
-// There are two kinds of tokens. The admin token is random, kept in a file of mode 0600 that the local
-// command line finds. Tokens of runs are signed statements (HMAC-SHA256) with an expiry; they
-// need no storage and end by themselves. Tokens are compared in constant time and never logged.
+// A caller shows one of three kinds of tokens. The admin token is random, kept in a file of mode 0600 that
+// the local command line finds, and may do everything. Tokens that administrators make have permissions
+// for repositories; of them only a hash is stored. Statements are signed (HMAC-SHA256), expire soon and
+// need no storage: runs get them, and clients of the registry, in exchange for one of the others. What a
+// statement permits is no more than what it was made from does; one that was made from a stored token ends
+// with that token. Tokens are compared in constant time and never logged.
+//
+// kiln's own repositories, those below "kiln/", are open only to administrators and runs.
 package auth
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -16,9 +22,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
+
+	"kiln/internal/event"
 )
 
 // Role is what a principal is.
@@ -26,42 +33,78 @@ type Role string
 
 // Roles.
 const (
-	RoleAdmin Role = "admin" // everything
-	RoleRun   Role = "run"   // pulls, and stages images
+	RoleAdmin     Role = "admin"     // everything
+	RoleRun       Role = "run"       // pulls, and stages images
+	RoleToken     Role = "token"     // what its token has permissions for
+	RoleSession   Role = "session"   // what a client of the registry asked for, of what another principal may
+	RoleAnonymous Role = "anonymous" // what is for everybody
 )
 
-// A Principal is an authenticated caller.
+// A Principal is an authenticated caller, or anybody.
 type Principal struct {
 	Name string `json:"sub"`
 	Role Role   `json:"role"`
-	// Push lists the repositories a run may push to; one that ends in "*" stands for all that begin so.
-	Push []string `json:"push,omitempty"`
-	// Pull lists the repositories a run may pull from, written as those of Push. Nil stands for all.
-	Pull    []string  `json:"pull,omitzero"`
-	Expires time.Time `json:"exp"`
+	// Grants are what it may do, unless it is an administrator.
+	Grants  []event.Grant `json:"grants,omitempty"`
+	Expires time.Time     `json:"exp,omitzero"`
+
+	// Token is the stored token that p is, or was made from; nil for none.
+	Token *tokenRef `json:"token,omitempty"`
+	// Of a session: what was asked for and is not permitted; if the list of repositories was asked for,
+	// what its owner may do; and whether it was made for who showed no token.
+	Refused   []event.Grant `json:"refused,omitempty"`
+	Catalog   []event.Grant `json:"catalog,omitempty"`
+	Anonymous bool          `json:"anonymous,omitempty"`
 }
 
-// MayPush reports whether p may push to the repository.
-func (p Principal) MayPush(repository string) bool {
-	return p.Role == RoleAdmin || listed(p.Push, repository)
+// A tokenRef names a stored token.
+type tokenRef struct {
+	Key string `json:"key"`
+	ID  string `json:"id"`
 }
 
-// MayPull reports whether p may pull from the repository. The empty one stands for the registry as such:
-// whoever is known may ask whether it is there.
-func (p Principal) MayPull(repository string) bool {
-	return p.Role == RoleAdmin || p.Pull == nil || repository == "" || listed(p.Pull, repository)
+// Why something is not permitted.
+var (
+	// ErrToken is returned for a token that is missing, wrong or expired, and to who has shown none for what
+	// is not for everybody.
+	ErrToken = errors.New("token is missing, wrong or expired")
+	// ErrScope is returned for a session that was not asked for this; another one may do it.
+	ErrScope = errors.New("the session was not made for this")
+	// ErrDenied is returned to a known principal that may not do it.
+	ErrDenied = errors.New("no permission")
+)
+
+// May returns nil if p may do something with a repository, otherwise ErrToken, ErrScope or ErrDenied.
+func (p Principal) May(what event.Permission, repository string) error {
+	switch {
+	case p.Role == RoleAdmin || allowed(p.Grants, what, repository):
+		return nil
+	case p.Role == RoleAnonymous || p.Anonymous:
+		return ErrToken
+	case p.Role == RoleSession && !allowed(p.Refused, what, repository):
+		return ErrScope
+	}
+	return ErrDenied
 }
 
-// listed reports whether one of the patterns stands for the repository.
-func listed(patterns []string, repository string) bool {
-	return slices.ContainsFunc(patterns, func(allowed string) bool {
-		prefix, open := strings.CutSuffix(allowed, "*")
-		return allowed == repository || open && strings.HasPrefix(repository, prefix)
-	})
+// Sees returns what reports whether p may know that a repository exists, or why there is no list of
+// repositories for p.
+func (p Principal) Sees() (func(repository string) bool, error) {
+	grants := p.Grants
+	switch {
+	case p.Role == RoleAdmin:
+		return func(string) bool { return true }, nil
+	case p.Role == RoleSession && p.Catalog == nil:
+		return nil, ErrScope
+	case p.Role == RoleSession:
+		grants = p.Catalog
+	case p.Role == RoleAnonymous && len(grants) == 0:
+		return nil, ErrToken
+	}
+	return func(repository string) bool {
+		return allowed(grants, event.MetadataRead, repository) || allowed(grants, event.ContentRead, repository)
+	}, nil
 }
-
-// ErrToken is returned for a token that is missing, wrong or expired.
-var ErrToken = errors.New("token is missing, wrong or expired")
 
 // AdminTokenFile is the name of the file that holds the admin token, in the data directory.
 const AdminTokenFile = "admin.token"
@@ -70,6 +113,14 @@ const AdminTokenFile = "admin.token"
 type Keys struct {
 	admin [sha256.Size]byte // hash of the admin token
 	sign  []byte
+
+	// Stored returns the record of the token with a key, or ErrToken if there is none. It is set before
+	// the first use; nil means that there are no such tokens.
+	Stored func(ctx context.Context, key string) (event.Token, error)
+	// Anonymous is what callers without a token may do.
+	Anonymous []event.Grant
+	// PublicURL is an address of the server that clients use, if TLS ends in front of it.
+	PublicURL string
 }
 
 // Load reads the keys in dir, making them at first start.
@@ -122,10 +173,28 @@ func (k *Keys) mac(body []byte) []byte {
 }
 
 // Verify returns the principal a token stands for, or ErrToken.
-func (k *Keys) Verify(token string, now time.Time) (Principal, error) {
-	if h := sha256.Sum256([]byte(token)); subtle.ConstantTimeCompare(h[:], k.admin[:]) == 1 {
+func (k *Keys) Verify(ctx context.Context, token string, now time.Time) (Principal, error) {
+	hash := sha256.Sum256([]byte(token))
+	if subtle.ConstantTimeCompare(hash[:], k.admin[:]) == 1 {
 		return Principal{Name: "admin", Role: RoleAdmin}, nil
 	}
+	if strings.HasPrefix(token, storedPrefix) {
+		return k.verifyStored(ctx, token, hash[:], now)
+	}
+	p, err := k.verifySigned(token)
+	if err != nil || !now.Before(p.Expires) {
+		return Principal{}, ErrToken
+	}
+	if p.Token != nil {
+		if err := k.stillThere(ctx, *p.Token, now); err != nil {
+			return Principal{}, err
+		}
+	}
+	return p, nil
+}
+
+// verifySigned returns what a signed token states.
+func (k *Keys) verifySigned(token string) (Principal, error) {
 	rest, ok := strings.CutPrefix(token, "kr.")
 	if !ok {
 		return Principal{}, ErrToken
@@ -140,7 +209,7 @@ func (k *Keys) Verify(token string, now time.Time) (Principal, error) {
 		return Principal{}, ErrToken
 	}
 	var p Principal
-	if err := json.Unmarshal(body, &p); err != nil || now.After(p.Expires) || p.Role == RoleAdmin {
+	if err := json.Unmarshal(body, &p); err != nil || p.Role != RoleRun && p.Role != RoleSession {
 		return Principal{}, ErrToken
 	}
 	return p, nil

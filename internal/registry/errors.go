@@ -136,7 +136,12 @@ func writeError(w http.ResponseWriter, err error) (status int) {
 		}
 	}
 	if status == http.StatusUnauthorized {
-		w.Header().Set("WWW-Authenticate", `Basic realm="kiln"`)
+		challenge := `Basic realm="kiln"`
+		var c interface{ Challenge() string }
+		if errors.As(err, &c) {
+			challenge = c.Challenge()
+		}
+		w.Header().Set("WWW-Authenticate", challenge)
 	}
 	w.Header().Del("Content-Length")
 	writeJSON(w, status, "application/json", wireErrors{Errors: []wireError{e}})

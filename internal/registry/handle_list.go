@@ -71,21 +71,6 @@ func (h *handler) listTags(w http.ResponseWriter, r *http.Request, rt route) err
 	return nil
 }
 
-func (h *handler) catalog(w http.ResponseWriter, r *http.Request, _ route) error {
-	p, err := parsePage(r)
-	if err != nil {
-		return err
-	}
-	names, err := h.s.Repositories(r.Context(), p.after, p.n+1)
-	if err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, "application/json", struct {
-		Repositories []string `json:"repositories"`
-	}{p.cut(w, r, names)})
-	return nil
-}
-
 // A referrer is a manifest that refers to another as its subject.
 type referrer struct {
 	id           int64

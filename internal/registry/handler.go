@@ -13,6 +13,7 @@ type Action string
 // Actions. Catalog and Control are asked for with an empty repository.
 const (
 	Pull    Action = "pull"
+	List    Action = "list" // list the tags
 	Push    Action = "push"
 	Delete  Action = "delete"
 	Catalog Action = "catalog" // list the repositories
@@ -21,7 +22,8 @@ const (
 
 // An Authorizer decides what a request may do. It returns nil, or an error that wraps
 // ErrUnauthenticated (the caller should say who it is) or ErrDenied. A Pull of the empty repository
-// is a client asking whether its credentials are good.
+// is a client asking whether its credentials are good. An error that has a method Challenge() string
+// says by it how the caller is to say who it is, as the header WWW-Authenticate does.
 type Authorizer interface {
 	Authorize(r *http.Request, repository string, action Action) error
 }
@@ -66,7 +68,7 @@ func (rt route) inRepository() bool { return rt.kind >= kindTags }
 var endpoints = map[kind]map[string]endpoint{
 	kindBase:      {"GET": {Pull, (*handler).base}, "HEAD": {Pull, (*handler).base}},
 	kindCatalog:   {"GET": {Catalog, (*handler).catalog}},
-	kindTags:      {"GET": {Pull, (*handler).listTags}},
+	kindTags:      {"GET": {List, (*handler).listTags}},
 	kindManifest:  {"GET": {Pull, (*handler).getManifest}, "HEAD": {Pull, (*handler).headManifest}, "PUT": {Push, (*handler).putManifest}, "DELETE": {Delete, (*handler).deleteManifest}},
 	kindBlob:      {"GET": {Pull, (*handler).getBlob}, "HEAD": {Pull, (*handler).headBlob}, "DELETE": {Delete, (*handler).deleteBlob}},
 	kindUploads:   {"POST": {Push, (*handler).startUpload}},

@@ -52,7 +52,7 @@ func TestEveryRequestIsAuthorized(t *testing.T) {
 	for request, action := range map[string]string{
 		"GET /v2/":                       "pull",
 		"GET /v2/_catalog":               "catalog",
-		"GET /v2/a/b/tags/list":          "pull a/b",
+		"GET /v2/a/b/tags/list":          "list a/b",
 		"GET /v2/a/b/manifests/x":        "pull a/b",
 		"HEAD /v2/a/b/manifests/x":       "pull a/b",
 		"PUT /v2/a/b/manifests/x":        "push a/b",

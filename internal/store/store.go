@@ -40,6 +40,7 @@ type Store struct {
 	Links   Bucket[event.Links]        // by task UID
 	Trusted Bucket[string]             // who is trusted, by event.Hash of repository and author: who said so
 	Targets Bucket[event.Target]       // by ID
+	Tokens  Bucket[event.Token]        // by auth.TokenKey of the name
 	// Undelivered are notifications that were given up, by target and hash of the event's ID.
 	Undelivered Bucket[event.Undelivered]
 	Leases      Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
@@ -71,6 +72,7 @@ func open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, a
 		s.Images.open(ctx, js, jetstream.KeyValueConfig{Bucket: "images"}),
 		s.Links.open(ctx, js, jetstream.KeyValueConfig{Bucket: "links"}),
 		s.Trusted.open(ctx, js, jetstream.KeyValueConfig{Bucket: "trusted"}),
+		s.Tokens.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tokens"}),
 		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "targets"}),
 		s.Undelivered.open(ctx, js, jetstream.KeyValueConfig{Bucket: "undelivered", TTL: 30 * 24 * time.Hour, MaxBytes: 256 << 20}),
 		s.Leases.open(ctx, js, expiring("leases")),

@@ -34,7 +34,8 @@ type Artifact struct {
 	// User and Password are for the registry; both empty for anonymous. Without a user the password is an
 	// identity token.
 	User, Password string
-	// Own says that the registry is this server's: it is spoken to by plain HTTP, at any address.
+	// Own says that the registry is this server's: it is spoken to by plain HTTP, at any address, and the
+	// password is a token of it.
 	Own bool
 }
 
@@ -66,6 +67,8 @@ func (f *Fetcher) openArtifact(ctx context.Context, a Artifact) (*Source, error)
 	}
 	auth := authn.Anonymous
 	switch {
+	case a.Own:
+		auth = authn.FromConfig(authn.AuthConfig{RegistryToken: a.Password}) // good for requests as it is
 	case a.User != "":
 		auth = &authn.Basic{Username: a.User, Password: a.Password}
 	case a.Password != "":

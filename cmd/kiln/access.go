@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"kiln/internal/auth"
+	"kiln/internal/event"
+	"kiln/internal/registry"
+	"kiln/internal/store"
+	"kiln/worker"
+)
+
+// registryAccess decides who may do what in the registry.
+type registryAccess struct{ keys *auth.Keys }
+
+// needs is the permission that an action takes.
+var needs = map[registry.Action]event.Permission{
+	registry.Pull:   event.ContentRead,
+	registry.List:   event.MetadataRead,
+	registry.Push:   event.ContentWrite,
+	registry.Delete: event.ContentDelete,
+}
+
+// Authorize implements registry.Authorizer.
+func (a registryAccess) Authorize(r *http.Request, repository string, action registry.Action) error {
+	p, err := a.keys.FromRequest(r, time.Now())
+	what, inRepository := needs[action]
+	switch {
+	case err != nil:
+	case action == registry.Catalog:
+		_, err = p.Sees() // and Visible says what
+	case repository == "" && action == registry.Pull:
+		if p.Role == auth.RoleAnonymous {
+			err = auth.ErrToken // a client that was let in here would never show its token
+		}
+	case inRepository:
+		err = p.May(what, repository)
+	case p.Role != auth.RoleAdmin:
+		err = auth.ErrDenied
+	}
+	return a.refusal(r, p, repository, action, err)
+}
+
+// Visible implements registry.Viewer.
+func (a registryAccess) Visible(r *http.Request) (func(repository string) bool, error) {
+	p, err := a.keys.FromRequest(r, time.Now())
+	if err != nil {
+		return nil, a.refusal(r, p, "", registry.Catalog, err)
+	}
+	visible, err := p.Sees()
+	return visible, a.refusal(r, p, "", registry.Catalog, err)
+}
+
+// refusal is what the registry is told of an error of package auth.
+func (a registryAccess) refusal(r *http.Request, p auth.Principal, repository string, action registry.Action, err error) error {
+	switch {
+	case errors.Is(err, auth.ErrToken), errors.Is(err, auth.ErrScope):
+		scope := ""
+		switch {
+		case action == registry.Catalog:
+			scope = auth.CatalogScope
+		case repository != "":
+			scope = auth.Scope(repository, needs[action])
+		}
+		return &challenge{a.keys.Challenge(r, scope, err)}
+	case errors.Is(err, auth.ErrDenied) && repository == "":
+		return fmt.Errorf("%w: %s may not do this", registry.ErrDenied, p.Name)
+	case errors.Is(err, auth.ErrDenied):
+		return fmt.Errorf("%w: %s has no permission %s for repository %s", registry.ErrDenied, p.Name, needs[action], repository)
+	}
+	return err
+}
+
+// A challenge is a refusal that says how to authenticate.
+type challenge struct{ header string }
+
+func (c *challenge) Error() string     { return registry.ErrUnauthenticated.Error() }
+func (c *challenge) Unwrap() error     { return registry.ErrUnauthenticated }
+func (c *challenge) Challenge() string { return c.header }
+
+// serveRegistry adds the routes of the registry and of its token endpoint.
+func serveRegistry(mux *http.ServeMux, r *registry.Store, keys *auth.Keys) {
+	mux.Handle(auth.TokenPath, keys.TokenHandler())
+	mux.Handle("/v2/", r.Handler(registryAccess{keys}))
+}
+
+// storedTokens returns how keys find the records of tokens.
+func storedTokens(tokens *store.Bucket[event.Token]) func(ctx context.Context, key string) (event.Token, error) {
+	return func(ctx context.Context, key string) (event.Token, error) {
+		t, _, err := tokens.Get(ctx, key)
+		if errors.Is(err, store.ErrNotFound) {
+			err = auth.ErrToken
+		}
+		return t, err
+	}
+}
+
+// staging is the right to stage images.
+var staging = event.Grant{Repository: worker.StagingRoot + "*", Permissions: []event.Permission{
+	event.ContentRead, event.ContentWrite, event.MetadataRead}}
+
+// stagingAccess is the right to read images and to stage some.
+func stagingAccess(name string, until time.Time) auth.Principal {
+	return auth.Principal{Name: name, Role: auth.RoleRun, Expires: until, Grants: []event.Grant{
+		{Repository: "*", Permissions: []event.Permission{event.ContentRead, event.MetadataRead}}, staging}}
+}
+
+// restrictedAccess is the right to read some repositories and to stage images.
+func restrictedAccess(name string, readable []string, until time.Time) auth.Principal {
+	p := auth.Principal{Name: name, Role: auth.RoleRun, Expires: until, Grants: []event.Grant{staging}}
+	for _, repository := range readable {
+		p.Grants = append(p.Grants, event.Grant{Repository: repository, Permissions: []event.Permission{event.ContentRead, event.MetadataRead}})
+	}
+	return p
+}

@@ -143,7 +143,10 @@ func (a *attempt) remotely(ctx context.Context, host string) []remote.Option {
 
 // transport returns what requests to a registry go through. The co-located one may be anywhere.
 func (a *attempt) transport(host string) http.RoundTripper {
-	if a.w.Outside == nil || a.images.ours(host) {
+	switch {
+	case a.w.Own != nil && a.images.ours(host):
+		return a.w.Own
+	case a.w.Outside == nil || a.images.ours(host):
 		return remote.DefaultTransport
 	}
 	return a.w.Outside

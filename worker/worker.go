@@ -63,6 +63,7 @@ type Worker struct {
 	Registry string            // canonical host of the co-located registry
 	Aliases  []string          // its other names
 	Insecure bool              // it speaks plain HTTP
+	Own      http.RoundTripper // for requests to it; nil for the default
 	Images   map[string]string // image aliases of the task language, nil for the default table
 	// Vault returns the value of the secret at the URL that a task file names. Nil means that there is none.
 	Vault func(ctx context.Context, url string) (string, error)

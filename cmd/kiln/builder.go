@@ -52,10 +52,14 @@ func daemonConfig(cfg serveConfig, registryHost, token string) (daemon.Config, e
 	if err != nil {
 		return daemon.Config{}, err
 	}
+	own := daemon.Registry{PlainHTTP: cfg.tlsCert == "", Authorization: "Bearer " + token}
+	if cfg.tlsCert != "" {
+		own.TrustedCerts = []string{cfg.tlsCert}
+	}
 	return daemon.Config{
 		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
 		AllowInsecure: cfg.steps.privileged,
-		Registries:    map[string]daemon.Registry{registryHost: {PlainHTTP: true, Authorization: "Bearer " + token}},
+		Registries:    map[string]daemon.Registry{registryHost: own},
 		AllowSources:  cfg.allowSources,
 		GC:            daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
 	}, nil

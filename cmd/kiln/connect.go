@@ -18,6 +18,7 @@ const (
 	envServer = "KILN_SERVER"
 	envToken  = "KILN_TOKEN"
 	envData   = "KILN_DATA"
+	envCA     = "KILN_CA"
 )
 
 // env returns an environment variable, empty if it is not set.
@@ -56,43 +57,50 @@ func (c *cli) client() (*apiclient.Client, error) {
 			return nil, usagef("", "%w", err)
 		}
 	}
+	var at *apiclient.Location // of the server, if it is on this host
 	if addr == "" || token == "" {
 		var err error
-		if addr, token, err = c.locate(addr, token); err != nil {
+		if addr, token, at, err = c.locate(addr, token); err != nil {
 			return nil, err
 		}
 	}
-	return &apiclient.Client{BaseURL: addr, Token: token, HTTP: apiclient.NewHTTP(addr)}, nil
+	trust, err := c.trust(at)
+	if err != nil {
+		return nil, err
+	}
+	return &apiclient.Client{BaseURL: addr, Token: token, HTTP: apiclient.NewHTTP(addr, trust)}, nil
 }
 
-// locate fills in from the data directory what is empty of addr and token.
-func (c *cli) locate(addr, token string) (string, string, error) {
+// locate fills in from the data directory what is empty of addr and token. It returns the location if it is
+// that of the server.
+func (c *cli) locate(addr, token string) (string, string, *apiclient.Location, error) {
 	dir, err := c.dataDir()
 	if err != nil {
 		if addr != "" {
-			return addr, token, nil
+			return addr, token, nil, nil
 		}
-		return "", "", err
+		return "", "", nil, err
 	}
 	at, err := apiclient.Locate(dir)
 	switch {
 	case err != nil && addr != "":
-		return addr, token, nil // another host's server, which may tell us that it wants a token
+		return addr, token, nil, nil // another host's server, which may tell us that it wants a token
 	case errors.Is(err, fs.ErrPermission):
-		return "", "", usagef("--server and KILN_TOKEN, or run it as the user who runs the server", "%w", err)
+		return "", "", nil, usagef("--server and KILN_TOKEN, or run it as the user who runs the server", "%w", err)
 	case err != nil:
-		return "", "", err
+		return "", "", nil, err
 	case addr == "":
 		addr = at.URL
 	}
-	if token != "" || !at.Serves(addr) {
-		return addr, token, nil
+	if !at.Serves(addr) {
+		return addr, token, nil, nil
 	}
-	token, err = apiclient.ReadToken(dir)
-	if err != nil {
-		return "", "", usagef("KILN_TOKEN, or run it as the user who runs the server", "%w", err)
+	if token == "" {
+		if token, err = apiclient.ReadToken(dir); err != nil {
+			return "", "", nil, usagef("KILN_TOKEN, or run it as the user who runs the server", "%w", err)
+		}
 	}
-	return addr, token, nil
+	return addr, token, &at, nil
 }
 
 // latest names the newest run where a run is named.

@@ -58,6 +58,7 @@ type node struct {
 	host      string   // canonical name of the registry
 	aliases   []string // its other names
 	keys      *auth.Keys
+	cert      *certificate // nil without TLS
 	identity  secret.Identity
 	registry  *registry.Store
 	bus       *bus.Bus
@@ -108,7 +109,7 @@ func (n *node) close() error {
 // open opens everything that a component needs, and claims what only one process may have.
 func (n *node) open(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		n.claim, n.listen, n.openKeys, n.openRegistry, n.openMirrors, n.openBus, n.claimState, n.openHooks, n.openDecider, n.openScheduler, n.openBuilder,
+		n.claim, n.listen, n.openTLS, n.openKeys, n.openRegistry, n.openMirrors, n.openBus, n.claimState, n.openHooks, n.openDecider, n.openScheduler, n.openBuilder,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -149,7 +150,7 @@ func (n *node) listen(ctx context.Context) error {
 	}
 	n.listener = l
 	n.onClose(func() error { _ = l.Close(); return nil })
-	n.url = "http://" + l.Addr().String()
+	n.url = n.cfg.scheme() + "://" + l.Addr().String()
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
 		return err
@@ -239,7 +240,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	g, gctx := errgroup.WithContext(inner)
 	server := &http.Server{Handler: n.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
 	g.Go(func() error {
-		if err := server.Serve(n.listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := n.serveHTTP(server); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -299,7 +300,11 @@ func (n *node) work(ctx context.Context, ready func()) error {
 
 // announce tells clients on this host where the server is.
 func (n *node) announce() error {
-	b, err := json.Marshal(apiclient.Location{URL: n.url, PID: os.Getpid()})
+	at := apiclient.Location{URL: n.url, PID: os.Getpid()}
+	if n.cert != nil {
+		at.Certificate, at.Name = n.cfg.tlsCert, hostOf(n.host)
+	}
+	b, err := json.Marshal(at)
 	if err != nil {
 		return err
 	}
@@ -383,7 +388,7 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 		Publisher: n.registry, Resolver: n.registry, Open: open, MayFetch: n.allowed.mayFetch, Outside: outside,
 		Name: name, Instance: strings.ToLower(rand.Text()), Pool: "default", Parallel: n.cfg.parallel, Steps: n.cfg.stepsAtOnce(), BuildKit: info.Version,
 		Notice:   missingIsolation(info),
-		Registry: n.host, Aliases: n.aliases, Insecure: true, LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
+		Registry: n.host, Aliases: n.aliases, Insecure: n.cert == nil, Own: n.own(), LeaseTTL: leaseTTL, Grace: n.cfg.grace, Log: n.log,
 		Version: version(), Builder: cmp.Or(n.cfg.publicURL, n.url),
 	}), nil
 }

@@ -24,6 +24,7 @@ type cli struct {
 	environment
 	server string
 	data   string
+	ca     string
 	quiet  bool
 }
 
@@ -55,6 +56,7 @@ func newRootCommand(c *cli) *cobra.Command {
 	g := root.PersistentFlags()
 	g.SortFlags = false
 	g.StringVar(&c.server, "server", "", "address of the server, such as http://127.0.0.1:7070 (default $KILN_SERVER, else that of the server on --data)")
+	g.StringVar(&c.ca, "ca", "", "`FILE` with certificates in PEM, beside the system's, that an https server's may be signed by (default $KILN_CA)")
 	g.StringVar(&c.data, "data", "", "data directory of the server on this host (default $KILN_DATA, else /var/lib/kiln for root, else ~/.local/share/kiln)")
 	g.BoolVarP(&c.quiet, "quiet", "q", false, "show no progress")
 

@@ -38,6 +38,7 @@ type serveConfig struct {
 	nats                      natsConfig
 	publicURL                 string
 	anonymousPull             []string
+	tlsCert, tlsKey           string
 	allowNotify               []string
 	forges                    []string
 	steps                     stepConfig
@@ -66,6 +67,9 @@ func newServeCommand(c *cli) *cobra.Command {
 			if cfg.data, err = filepath.Abs(data); err != nil {
 				return err
 			}
+			if err := cfg.absolute(); err != nil {
+				return err
+			}
 			if err := cfg.validate(); err != nil {
 				return &usageError{err: err}
 			}
@@ -75,6 +79,8 @@ func newServeCommand(c *cli) *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	f.StringVar(&cfg.listen, "listen", "127.0.0.1:7070", "address to listen on")
+	f.StringVar(&cfg.tlsCert, "tls-cert", "", "`FILE` with the server's certificate and those of its authorities, in PEM: the server speaks HTTPS then")
+	f.StringVar(&cfg.tlsKey, "tls-key", "", "`FILE` with the key of the certificate, in PEM")
 	f.StringVar(&cfg.registryHost, "registry-host", "", "canonical name of the registry in image references (default the address listened on)")
 	f.StringSliceVar(&cfg.aliases, "registry-alias", nil, "another name of the registry in image references, beside localhost and 127.0.0.1 with the port")
 	f.StringVar(&cfg.buildkit, "buildkit", "", "address of a BuildKit daemon to use instead of an own one: unix:///path or tcp://host:port")
@@ -107,11 +113,27 @@ func newServeCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
+// absolute makes paths independent of the working directory: the client and the build daemon use them too.
+func (cfg *serveConfig) absolute() error {
+	var errs []error
+	for _, path := range []*string{&cfg.tlsCert, &cfg.tlsKey} {
+		if *path != "" {
+			var err error
+			*path, err = filepath.Abs(*path)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // validate reports everything that is wrong at once.
 func (cfg *serveConfig) validate() error {
 	var errs []error
 	if _, _, err := net.SplitHostPort(cfg.listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070", cfg.listen))
+	}
+	if (cfg.tlsCert == "") != (cfg.tlsKey == "") {
+		errs = append(errs, errors.New("--tls-cert and --tls-key are given together"))
 	}
 	if cfg.cacheMax > 0 && cfg.cacheKeep > cfg.cacheMax {
 		errs = append(errs, fmt.Errorf("--cache-keep %s: must not be more than --cache-max %s", &cfg.cacheKeep, &cfg.cacheMax))

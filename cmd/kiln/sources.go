@@ -171,7 +171,7 @@ func (n *node) openMirrors(context.Context) error {
 	}
 	n.onClose(n.mirrors.Close)
 	n.archives, err = archive.New(archive.Config{Dir: filepath.Join(n.cfg.data, "archives"),
-		Dial: netguard.Guard{Allow: n.allowed.Address}.Dial, PlainHTTP: n.allowed.PlainHTTP})
+		Dial: netguard.Guard{Allow: n.allowed.Address}.Dial, PlainHTTP: n.allowed.PlainHTTP, Own: n.own()})
 	if err != nil {
 		return err
 	}

@@ -94,6 +94,9 @@ func (s *Server) hookAddress(r *http.Request, wanted string) string {
 	}
 	if address == "" {
 		address = "http://" + r.Host
+		if r.TLS != nil {
+			address = "https://" + r.Host
+		}
 	}
 	return strings.TrimSuffix(address, "/")
 }

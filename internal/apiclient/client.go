@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,11 +60,13 @@ func CheckURL(s string) error {
 }
 
 // NewHTTP returns an HTTP client for the server at baseURL. It keeps one connection for all calls,
-// follows no redirects, and asks no proxy about a loopback address.
-func NewHTTP(baseURL string) *http.Client {
+// follows no redirects, and asks no proxy about a loopback address. Trust is how the certificate of a
+// server with TLS is checked; nil means as this system does.
+func NewHTTP(baseURL string, trust *tls.Config) *http.Client {
 	t := &http.Transport{
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSHandshakeTimeout: dialTimeout,
+		TLSClientConfig:     trust,
 		ForceAttemptHTTP2:   true,
 		MaxIdleConnsPerHost: 2,
 		IdleConnTimeout:     90 * time.Second,

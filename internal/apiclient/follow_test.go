@@ -22,7 +22,7 @@ import (
 const runID = "r0abcde12345"
 
 func newClient(url string) *apiclient.Client {
-	return &apiclient.Client{BaseURL: url, Token: "secret", HTTP: apiclient.NewHTTP(url), Patience: 10 * time.Second}
+	return &apiclient.Client{BaseURL: url, Token: "secret", HTTP: apiclient.NewHTTP(url, nil), Patience: 10 * time.Second}
 }
 
 func send(w http.ResponseWriter, name, id string, data any) {

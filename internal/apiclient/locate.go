@@ -24,6 +24,9 @@ const maxLocateFile = 64 << 10
 type Location struct {
 	URL string `json:"url"`
 	PID int    `json:"pid"`
+	// Certificate is the file with the server's certificate, if it speaks TLS, and Name what it is for.
+	Certificate string `json:"certificate,omitempty"`
+	Name        string `json:"name,omitempty"`
 }
 
 // Locate reads where the server of a data directory listens. It returns an error that is

@@ -178,5 +178,5 @@ func (l *lab) writeDockerConfig(s store) (string, error) {
 
 // client returns a client of the server's API.
 func (k *kilnServer) client() *apiclient.Client {
-	return &apiclient.Client{BaseURL: k.url, Token: k.password, HTTP: apiclient.NewHTTP(k.url)}
+	return &apiclient.Client{BaseURL: k.url, Token: k.password, HTTP: apiclient.NewHTTP(k.url, nil)}
 }

@@ -56,6 +56,9 @@ type Registry struct {
 	Mirrors []string `json:"mirrors,omitempty"`
 	// PlainHTTP speaks HTTP instead of HTTPS. Loopback hosts are spoken to by HTTP anyway.
 	PlainHTTP bool `json:"plainHTTP,omitempty"`
+	// TrustedCerts are files with certificates in PEM that the host's may be, or be signed by, beside those
+	// that the system trusts. A host that has some is spoken to by HTTPS on loopback, too.
+	TrustedCerts []string `json:"trustedCerts,omitempty"`
 	// Authorization is sent with every request to the host, so that a build need not be refused
 	// first and then ask its client for credentials. It is a secret.
 	Authorization string `json:"authorization,omitempty"`

@@ -136,8 +136,8 @@ func grantable(cfg *Config) []string {
 func registryConfig(registries map[string]Registry) map[string]resolverconfig.RegistryConfig {
 	out := make(map[string]resolverconfig.RegistryConfig, len(registries))
 	for host, r := range registries {
-		c := resolverconfig.RegistryConfig{Mirrors: r.Mirrors}
-		if r.PlainHTTP {
+		c := resolverconfig.RegistryConfig{Mirrors: r.Mirrors, RootCAs: r.TrustedCerts}
+		if r.PlainHTTP || len(r.TrustedCerts) > 0 {
 			c.PlainHTTP = &r.PlainHTTP
 		}
 		out[host] = c

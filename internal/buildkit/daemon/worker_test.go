@@ -25,11 +25,15 @@ func TestLimitsOfTheCacheAreObeyed(t *testing.T) {
 
 func TestRegistriesAreSpokenToAsConfigured(t *testing.T) {
 	got := registryConfig(map[string]Registry{
-		"plain:5000": {PlainHTTP: true},
-		"docker.io":  {Mirrors: []string{"mirror:5000"}},
+		"plain:5000":  {PlainHTTP: true},
+		"127.0.0.1:1": {TrustedCerts: []string{"cert.pem"}},
+		"docker.io":   {Mirrors: []string{"mirror:5000"}},
 	})
 	if c := got["plain:5000"]; c.PlainHTTP == nil || !*c.PlainHTTP {
 		t.Errorf("plain:5000 = %+v, want HTTP", c)
+	}
+	if c := got["127.0.0.1:1"]; c.PlainHTTP == nil || *c.PlainHTTP || len(c.RootCAs) != 1 {
+		t.Errorf("127.0.0.1:1 = %+v, want HTTPS", c)
 	}
 	if c := got["docker.io"]; c.PlainHTTP != nil || len(c.Mirrors) != 1 {
 		t.Errorf("docker.io = %+v, want a mirror and the default scheme", c)

@@ -40,6 +40,8 @@ type Config struct {
 	Dir string // for unpacked files, created if it does not exist; one Fetcher at a time uses it
 	// Dial connects to host:port, if that may be connected to.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Own is for requests to this server's registry. Nil means that it speaks plain HTTP.
+	Own http.RoundTripper
 	// PlainHTTP permits http:// for the host[:port] of a URL. Nil permits none.
 	PlainHTTP func(authority string) bool
 }

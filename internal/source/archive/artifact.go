@@ -34,8 +34,8 @@ type Artifact struct {
 	// User and Password are for the registry; both empty for anonymous. Without a user the password is an
 	// identity token.
 	User, Password string
-	// Own says that the registry is this server's: it is spoken to by plain HTTP, at any address, and the
-	// password is a token of it.
+	// Own says that the registry is this server's: it is spoken to at any address, and the password is a
+	// token of it.
 	Own bool
 }
 
@@ -55,7 +55,10 @@ func (f *Fetcher) OpenArtifact(ctx context.Context, a Artifact) (*Source, error)
 func (f *Fetcher) openArtifact(ctx context.Context, a Artifact) (*Source, error) {
 	var opts []name.Option
 	var transport http.RoundTripper = f.transport
-	if a.Own {
+	switch {
+	case a.Own && f.cfg.Own != nil:
+		transport = f.cfg.Own
+	case a.Own:
 		opts, transport = []name.Option{name.Insecure}, remote.DefaultTransport
 	}
 	ref, err := name.ParseReference(a.Reference, opts...)

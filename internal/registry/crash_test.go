@@ -101,11 +101,10 @@ func TestKilledRegistryLosesNothingItAcknowledged(t *testing.T) {
 	t.Logf("%d acknowledged tags, %d events", len(w.acked), len(w.events))
 }
 
-// pushAndKill lets pushers loose on a registry process and kills it when so many tags are
-// acknowledged.
-func pushAndKill(t *testing.T, dir string, w *witness, round, acks int) {
+// startChild starts a process that serves dir and returns its URL and what it says from then on.
+func startChild(t *testing.T, dir string) (cmd *exec.Cmd, url string, lines *bufio.Scanner) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd = exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), childDir+"="+dir)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -114,11 +113,18 @@ func pushAndKill(t *testing.T, dir string, w *witness, round, acks int) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(out)
+	lines = bufio.NewScanner(out)
 	if !lines.Scan() || !strings.HasPrefix(lines.Text(), "url ") {
 		t.Fatalf("child said %q", lines.Text())
 	}
-	url := strings.TrimPrefix(lines.Text(), "url ")
+	return cmd, strings.TrimPrefix(lines.Text(), "url "), lines
+}
+
+// pushAndKill lets pushers loose on a registry process and kills it when so many tags are
+// acknowledged.
+func pushAndKill(t *testing.T, dir string, w *witness, round, acks int) {
+	t.Helper()
+	cmd, url, lines := startChild(t, dir)
 	var pushers sync.WaitGroup
 	var once sync.Once
 	for p := range 6 {

@@ -3,6 +3,7 @@ package registry
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 )
@@ -91,10 +92,26 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err == nil {
 		return
 	}
+	if Status(err) == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", allowed(r))
+	}
 	status := writeError(w, err)
 	if status >= http.StatusInternalServerError && r.Context().Err() == nil { // a client that is gone is no incident
 		h.s.opt.Log.Error("registry request failed", "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
 	}
+}
+
+// allowed lists the methods that a path has beside the one that was refused.
+func allowed(r *http.Request) string {
+	rt, _ := parsePath(r.URL.Path)
+	var methods []string
+	for m := range endpoints[rt.kind] {
+		if m != r.Method {
+			methods = append(methods, m)
+		}
+	}
+	slices.Sort(methods)
+	return strings.Join(methods, ", ")
 }
 
 // stall is how long a client may pause while it sends a body.

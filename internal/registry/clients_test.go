@@ -4,17 +4,21 @@ import (
 	"bytes"
 	"io"
 	"net/http"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/random"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 
 	"kiln/internal/registrytest"
@@ -145,34 +149,83 @@ func TestGoContainerRegistryPushesAnIndexAndDeletes(t *testing.T) {
 	}
 }
 
-func TestSkopeoCopiesInspectsAndDeletes(t *testing.T) {
-	t.Parallel()
-	r := registrytest.Start(t)
-	want := push(t, r, "team/app:1", randomImage(t, 150_000, 2))
-	dir := t.TempDir()
-	creds := "test:" + r.Token
-	skopeo := func(args ...string) []byte {
+// skopeo runs skopeo with credentials for r, which it has from logging in.
+func skopeo(t *testing.T, r *registrytest.Registry) func(args ...string) []byte {
+	authFile := filepath.Join(t.TempDir(), "auth.json")
+	run := func(args ...string) []byte {
 		t.Helper()
-		out, err := exec.CommandContext(t.Context(), "skopeo", append([]string{"--insecure-policy"}, args...)...).CombinedOutput()
+		cmd := exec.CommandContext(t.Context(), "skopeo", args...)
+		cmd.Env = append(os.Environ(), "REGISTRY_AUTH_FILE="+authFile)
+		cmd.Stdin = strings.NewReader(r.Token)
+		out, err := cmd.CombinedOutput()
 		if err != nil {
 			t.Fatalf("skopeo %q: %v\n%s", args, err, out)
 		}
 		return out
 	}
+	run("login", "--tls-verify=false", "--username", "test", "--password-stdin", r.Host)
+	return run
+}
+
+func TestSkopeoCopiesInspectsAndDeletes(t *testing.T) {
+	t.Parallel()
+	r := registrytest.Start(t)
+	want := push(t, r, "team/app:1", randomImage(t, 150_000, 2))
+	run := skopeo(t, r)
+	layout := "oci:" + filepath.Join(t.TempDir(), "layout") + ":x"
 	src, dst := "docker://"+r.Host+"/team/app:1", "docker://"+r.Host+"/copy/app:2"
-	skopeo("copy", "--src-tls-verify=false", "--src-creds", creds, src, "oci:"+filepath.Join(dir, "layout")+":x")
-	skopeo("copy", "--dest-tls-verify=false", "--dest-creds", creds, "oci:"+filepath.Join(dir, "layout")+":x", dst)
-	skopeo("copy", "--src-tls-verify=false", "--src-creds", creds, "--dest-tls-verify=false", "--dest-creds", creds, src, dst+"b")
-	if out := skopeo("inspect", "--tls-verify=false", "--creds", creds, dst+"b"); !bytes.Contains(out, []byte(want)) {
+	run("--insecure-policy", "copy", "--src-tls-verify=false", src, layout)
+	run("--insecure-policy", "copy", "--dest-tls-verify=false", layout, dst)
+	run("--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false", src, dst+"b")
+	if out := run("inspect", "--tls-verify=false", dst+"b"); !bytes.Contains(out, []byte(want)) {
 		t.Errorf("skopeo inspect: no %s in\n%s", want, out)
 	}
-	if out := skopeo("list-tags", "--tls-verify=false", "--creds", creds, "docker://"+r.Host+"/copy/app"); !bytes.Contains(out, []byte(`"2b"`)) {
+	if out := run("list-tags", "--tls-verify=false", "docker://"+r.Host+"/copy/app"); !bytes.Contains(out, []byte(`"2b"`)) {
 		t.Errorf("skopeo list-tags:\n%s", out)
 	}
-	skopeo("delete", "--tls-verify=false", "--creds", creds, dst+"b")
+	run("delete", "--tls-verify=false", dst+"b")
 	if _, err := r.Store.Resolve(t.Context(), "copy/app", "2b"); err == nil {
 		t.Error("the deleted tag still resolves")
 	}
+}
+
+// TestSkopeoCopiesAllPlatforms copies an index with everything in it, to another repository, to a directory and back.
+func TestSkopeoCopiesAllPlatforms(t *testing.T) {
+	t.Parallel()
+	r := registrytest.Start(t)
+	idx := mutate.IndexMediaType(empty.Index, types.DockerManifestList) // of Docker images
+	for _, p := range []v1.Platform{{OS: "linux", Architecture: "amd64"}, {OS: "linux", Architecture: "arm64"}, {OS: "windows", Architecture: "amd64", OSVersion: "10.0.20348.2700"}} {
+		idx = mutate.AppendManifests(idx, mutate.IndexAddendum{Add: randomImage(t, 1000, 2), Descriptor: v1.Descriptor{Platform: &p}})
+	}
+	if err := remote.WriteIndex(ref(t, r, "team/multi:1"), idx, auth(r)); err != nil {
+		t.Fatal(err)
+	}
+	d, err := idx.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := skopeo(t, r)
+	copyAll := func(from, to string) {
+		t.Helper()
+		run("--insecure-policy", "copy", "--all", "--preserve-digests", "--src-tls-verify=false", "--dest-tls-verify=false", from, to)
+	}
+	at, dir := "docker://"+r.Host+"/", "dir:"+filepath.Join(t.TempDir(), "all")
+	copyAll(at+"team/multi:1", at+"copy/multi:2")
+	copyAll(at+"copy/multi:2", dir)
+	copyAll(dir, at+"back/multi:3")
+	m, err := r.Store.Manifest(t.Context(), "back/multi", "3")
+	if err != nil || m.Digest != d.String() {
+		t.Fatalf("came back as %s, %v, was %s", m.Digest, err, d)
+	}
+	for _, child := range children(t, m.Body) {
+		readImage(t, r.Store, "back/multi", child)
+	}
+	// The one of this platform, as OCI has it, which is another manifest.
+	run("--insecure-policy", "copy", "--format", "oci", "--src-tls-verify=false", "--dest-tls-verify=false", at+"team/multi:1", at+"oci/app:1")
+	if m, err = r.Store.Manifest(t.Context(), "oci/app", "1"); err != nil || m.MediaType != ociManifest {
+		t.Errorf("%s, %v", m.MediaType, err)
+	}
+	pull(t, r, "oci/app:1")
 }
 
 func TestAnonymousIsAskedForCredentials(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,9 @@ func serveChild(dir string) error {
 	go func() {
 		err := s.Relay(context.Background(), func(_ context.Context, events []registry.OutboxEvent) error {
 			for _, e := range events {
-				fmt.Println("event", e.ID, e.Repository+":"+e.Tag)
+				if e.Type == registry.ImagePushed {
+					fmt.Println("event", e.ID, e.Repository+":"+e.Tag)
+				}
 			}
 			return nil
 		})
@@ -70,6 +73,9 @@ type witness struct {
 }
 
 func (w *witness) event(t *testing.T, id, name string) {
+	if strings.HasPrefix(name, movingRepo+":") { // has many
+		return
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if other, ok := w.events[id]; ok && other != name {
@@ -127,10 +133,18 @@ func pushAndKill(t *testing.T, dir string, w *witness, round, acks int) {
 	cmd, url, lines := startChild(t, dir)
 	var pushers sync.WaitGroup
 	var once sync.Once
-	for p := range 6 {
+	const movers = 6 // from here on they move one tag
+	for p := range movers + 2 {
 		pushers.Go(func() {
 			for i := 0; ; i++ {
-				names, d, err := pushOnce(t.Context(), url, p, fmt.Sprintf("%d-%d-%d", round, p, i))
+				tag := fmt.Sprintf("%d-%d-%d", round, p, i)
+				if p >= movers {
+					if pushIndex(t.Context(), url, tag, i%3 == 2) != nil {
+						return // killed
+					}
+					continue
+				}
+				names, d, err := pushOnce(t.Context(), url, p, tag)
 				if err != nil {
 					return // killed
 				}
@@ -184,21 +198,63 @@ func pushOnce(ctx context.Context, url string, pusher int, tag string) (names []
 	return []string{"pair/x:" + tag, "pair/y:" + tag}, d, err
 }
 
+// movingRepo is what pushIndex pushes to.
+const movingRepo = "multi/app"
+
+// pushIndex pushes an image in chunks, by its sha512, and an index of it that takes over the one tag. Then it
+// deletes the index, if that is wanted.
+func pushIndex(ctx context.Context, url, id string, thenDelete bool) error {
+	repo := url + "/v2/" + movingRepo
+	layer, config := bytes.Repeat([]byte(id), 20_000), []byte(`{"n":"`+id+`"}`)
+	loc, err := request(ctx, http.StatusAccepted, "POST", repo+"/blobs/uploads/", nil)
+	for _, chunk := range [][]byte{layer[:70_000], layer[70_000:]} {
+		if err == nil {
+			_, err = request(ctx, http.StatusAccepted, "PATCH", url+loc, chunk)
+		}
+	}
+	if err == nil {
+		err = send(ctx, "PUT", url+loc+"?digest="+digest.FromBytes(layer).String(), nil)
+	}
+	if err == nil {
+		err = send(ctx, "POST", repo+"/blobs/uploads/?digest="+digest.FromBytes(config).String(), config)
+	}
+	image := manifestOf(digest.FromBytes(config).String(), len(config), digest.FromBytes(layer).String(), len(layer))
+	d := digest.SHA512.FromBytes(image).String()
+	if err == nil {
+		err = send(ctx, "PUT", repo+"/manifests/"+d, image)
+	}
+	index := fmt.Appendf(nil, `{"schemaVersion":2,"mediaType":%q,"manifests":[%s]}`, ociIndex, link(ociManifest, d, len(image)))
+	if err == nil {
+		err = send(ctx, "PUT", repo+"/manifests/latest", index)
+	}
+	if err == nil && thenDelete {
+		_, err = request(ctx, http.StatusAccepted, "DELETE", repo+"/manifests/"+digest.FromBytes(index).String(), nil)
+	}
+	return err
+}
+
+// send sends what creates something.
 func send(ctx context.Context, method, url string, body []byte) error {
+	_, err := request(ctx, http.StatusCreated, method, url, body)
+	return err
+}
+
+// request sends a request that must be answered with status, and returns the Location of the answer.
+func request(ctx context.Context, status int, method, url string, body []byte) (location string, err error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return "", err
 	}
 	req.SetBasicAuth("test", registrytest.Token)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return "", err
 	}
 	_, err = io.Copy(io.Discard, res.Body)
-	if res.StatusCode != http.StatusCreated {
+	if res.StatusCode != status {
 		err = errors.Join(err, fmt.Errorf("%s %s: %s", method, url, res.Status))
 	}
-	return errors.Join(err, res.Body.Close())
+	return res.Header.Get("Location"), errors.Join(err, res.Body.Close())
 }
 
 // verify opens the registry that was killed: every acknowledged tag is there, every tag can be
@@ -210,7 +266,9 @@ func verify(t *testing.T, dir string, w *witness) {
 		t.Fatal(err)
 	}
 	for _, e := range drain(t, s) {
-		w.event(t, e.ID, e.Repository+":"+e.Tag)
+		if e.Type == registry.ImagePushed {
+			w.event(t, e.ID, e.Repository+":"+e.Tag)
+		}
 	}
 	found := map[string]string{}
 	for _, repo := range []string{"team/app", "pair/x", "pair/y"} {
@@ -241,10 +299,31 @@ func verify(t *testing.T, dir string, w *witness) {
 			t.Errorf("half of the publication %s exists", tag)
 		}
 	}
+	if m, err := s.Manifest(t.Context(), movingRepo, "latest"); err == nil {
+		for _, child := range children(t, m.Body) {
+			readImage(t, s, movingRepo, child)
+		}
+	} else if !errors.Is(err, registry.ErrManifestUnknown) {
+		t.Error(err)
+	}
+	sound(t, s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	verifyFiles(t, dir)
+}
+
+// children returns the digests of what an index names.
+func children(t *testing.T, index []byte) (out []string) {
+	t.Helper()
+	var doc struct{ Manifests []struct{ Digest string } }
+	if err := json.Unmarshal(index, &doc); err != nil || len(doc.Manifests) == 0 {
+		t.Fatalf("index: %v: %s", err, index)
+	}
+	for _, m := range doc.Manifests {
+		out = append(out, m.Digest)
+	}
+	return out
 }
 
 // readImage checks every byte of an image and returns its digest.

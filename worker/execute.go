@@ -62,6 +62,7 @@ func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as
 	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)
 	a.finish(context.WithoutCancel(ctx), out)
 	stopLease()
+	a.retain(ctx)
 	a.closeSession(ctx)
 }
 
@@ -108,6 +109,32 @@ func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	a.warnings(src)
 	return err
 }
+
+// retain lets the engine prepare for the next run on the same source. Nobody waits for it, and a worker that
+// stops does not.
+func (a *attempt) retain(ctx context.Context) {
+	if a.session == nil || a.src == nil || ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, retainTimeout)
+	defer cancel()
+	ctx, stop := a.src.Guard(ctx)
+	defer stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		a.session.Retain(ctx)
+	}()
+	select {
+	case <-ended:
+	case <-a.w.stopping:
+		cancel()
+		<-ended
+	}
+}
+
+// retainTimeout bounds what is done for the next run.
+const retainTimeout = 10 * time.Minute
 
 // closeSession removes what the steps have left. Nobody waits for it: no step runs any more.
 func (a *attempt) closeSession(ctx context.Context) {

@@ -36,6 +36,9 @@ func (s *script) Open(cfg solve.SessionConfig) solve.Session {
 	return s
 }
 
+// Retain keeps nothing.
+func (s *script) Retain(context.Context) {}
+
 func (s *script) Prepare(context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

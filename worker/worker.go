@@ -86,6 +86,7 @@ type Worker struct {
 	token    openedToken
 	builds   builds
 	turns    turns
+	stopping <-chan struct{} // closed when the intake has ended
 }
 
 // An openedToken remembers the last token that was opened: it is the same for many runs.
@@ -121,6 +122,7 @@ var (
 // Run executes runs until ctx is done, and returns when the attempts in hand have ended.
 func (w *Worker) Run(ctx context.Context) error {
 	w.attempts = map[string]context.CancelCauseFunc{}
+	w.stopping = ctx.Done()
 	w.turns.steps, w.turns.runs = w.Steps, w.Parallel
 	// Attempts outlive ctx: its end stops the intake, not the work.
 	work, abort := context.WithCancelCause(context.WithoutCancel(ctx))

@@ -35,6 +35,7 @@ var layer = map[string]int{
 	"internal/buildkit/progress":      5,
 	"internal/buildkit/limits":        5,
 	"internal/buildkit/shim":          5,
+	"internal/buildkit/treefs":        5,
 	"internal/netguard":               5,
 	"internal/buildkit/daemon/runnet": 5,
 	"internal/buildkit/daemon":        6,
@@ -148,6 +149,7 @@ var owners = map[string][]string{
 	"github.com/moby/buildkit": {"internal/buildkit", "internal/solvertest", "internal/dockerfile", "internal/bench", "cmd/kiln/internal/render"},
 
 	"github.com/containerd/containerd/v2":    {"internal/buildkit"},
+	"github.com/hanwen/go-fuse/v2":           {"internal/buildkit/treefs"},
 	"github.com/google/nftables":             {"internal/buildkit/daemon/runnet"},
 	"github.com/vishvananda/netlink":         {"internal/buildkit/daemon/runnet"},
 	"github.com/nats-io/nats-server/v2":      {"internal/bus", "internal/natstest"},

@@ -9,10 +9,13 @@
 // gateway build, opened by the first of them, so that a session that only builds pays for none.
 // A workspace lies over the source as the daemon has it, so that making it costs no copy. The daemon keeps
 // what was transferred of a source; the next run on a tree of that source transfers what has changed, on any
-// daemon. A Client remembers in memory what the daemon has; where it does not, or the daemon has removed it,
-// the whole tree is transferred.
+// daemon. A Client remembers in memory what the daemon has. Where it does not, or the daemon has removed it,
+// kiln's own daemon on the same machine is shown a large tree through a mount: nothing is transferred before
+// the first step starts, and of each file its content when a step reads it. On any other daemon the whole tree
+// is transferred.
 //
-// Nothing that the package does is written to disk on this side, credentials and secrets included.
+// What the package writes to disk on this side are large files of such a mount, as long as it lives; never
+// credentials or secrets.
 package buildkit
 
 import (
@@ -74,6 +77,9 @@ type Client struct {
 
 	worker lazy[*client.WorkerInfo] // of the daemon
 	seeds  seeds
+
+	unshown   atomic.Bool // trees cannot be mounted for the daemon
+	retaining sync.Mutex  // held while a source is transferred for later sessions
 
 	freeing sync.Mutex   // held while the disk is being freed
 	freed   atomic.Int64 // times that it was

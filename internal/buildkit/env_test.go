@@ -55,6 +55,7 @@ func TestSession(t *testing.T) {
 		{"build", testBuild}, {"build options", testBuildOptions}, {"run", testRun}, {"containers", testContainers},
 		{"close while running", testCloseStops}, {"credentials", testCredentials},
 		{"allowed images", testAllowedImages}, {"docker", testDocker}, {"workspaces of a changing source", testSeeds},
+		{"workspace of a large source", testShown},
 		{"services", testServices}, {"isolation", testIsolation}, {"close", testClose}, {"host", testHost},
 		{"link-local addresses", testLinkLocal}, {"unprepared for SIGTERM", testUnprepared},
 	} {

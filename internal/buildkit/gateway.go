@@ -33,6 +33,7 @@ type gateway struct {
 	workspace lazy[*workspace]
 	volumes   *volumeFiles
 	uploads   *uploads
+	shown     shown
 	program   lazy[gwclient.Reference] // the docker program of containers
 	calls     *dockerCalls
 
@@ -186,10 +187,11 @@ func (g *gateway) close(ctx context.Context) error {
 	}
 	// A gateway that failed has told so to the steps it failed. What it has left is to be removed.
 	c := g.session.client
-	if err := c.ready(ctx); err != nil {
-		return fmt.Errorf("workspace: %w", err)
+	err := c.ready(ctx)
+	if err == nil {
+		_, err = c.pruneMatching(ctx, "description~="+g.session.token)
 	}
-	if _, err := c.pruneMatching(ctx, "type==exec.cachemount,description~="+g.session.token); err != nil {
+	if err = errors.Join(err, g.shown.end()); err != nil {
 		return fmt.Errorf("workspace: %w", err)
 	}
 	return nil

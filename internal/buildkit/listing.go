@@ -45,6 +45,11 @@ func (l *listing) name(i int) string {
 	return string(l.names[begin:l.entries[i].end])
 }
 
+// small reports whether there are neither more bytes nor more entries than these.
+func (l *listing) small(size int64, entries int) bool {
+	return l.size <= size && len(l.entries) <= entries
+}
+
 func (l *listing) add(st *types.Stat) (listed, error) {
 	if len(l.names)+len(st.Path) > maxNames {
 		return listed{}, fmt.Errorf("source: the paths of its files have more than %d bytes", maxNames)
@@ -87,8 +92,9 @@ type changes struct {
 	tooMany bool     // so that what is here is not all
 }
 
-// list reads what tree consists of and, if there is a base, what of that differs from it.
-func list(ctx context.Context, tree fsutil.FS, base *listing) (*listing, *changes, error) {
+// list reads what tree consists of and, if there is a base, what of that differs from it. Each entry is told
+// to also, too, unless that is nil.
+func list(ctx context.Context, tree fsutil.FS, base *listing, also func(*types.Stat)) (*listing, *changes, error) {
 	c := comparison{base: base, now: &listing{}, diff: &changes{source: tree, tooMany: base == nil}}
 	if base != nil {
 		c.maxEntries, c.maxSize = max(smallEntries, len(base.entries)/changedPart), max(smallTree, base.size/changedPart)
@@ -104,6 +110,9 @@ func list(ctx context.Context, tree fsutil.FS, base *listing) (*listing, *change
 		st, ok := info.Sys().(*types.Stat)
 		if !ok {
 			return fmt.Errorf("source: %s: no file status", info.Name())
+		}
+		if also != nil {
+			also(st)
 		}
 		return c.entry(st)
 	})

@@ -47,11 +47,11 @@ func TestChangesMakeOneTreeOfAnother(t *testing.T) {
 	for n := range uint64(500) {
 		r := rand.New(rand.NewPCG(n, n))
 		from, to := randomTree(r), randomTree(r)
-		base, _, err := list(t.Context(), &changes{entries: ordered(from)}, nil)
+		base, _, err := list(t.Context(), &changes{entries: ordered(from)}, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		now, diff, err := list(t.Context(), &changes{entries: ordered(to)}, base)
+		now, diff, err := list(t.Context(), &changes{entries: ordered(to)}, base, nil)
 		if err != nil || diff.tooMany {
 			t.Fatal(err, diff)
 		}
@@ -101,11 +101,11 @@ func TestTooManyChangesAreATreeOfItsOwn(t *testing.T) {
 		"hard links":      {tree(1, 1, ""), tree(2, 1, "f"), true},
 		"hard links gone": {tree(2, 1, "f"), tree(1, 1, ""), true},
 	} {
-		base, _, err := list(t.Context(), c.from, nil)
+		base, _, err := list(t.Context(), c.from, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, diff, err := list(t.Context(), c.to, base); err != nil || diff.tooMany != c.want {
+		if _, diff, err := list(t.Context(), c.to, base, nil); err != nil || diff.tooMany != c.want {
 			t.Errorf("%s: too many: %t, %v, want %t", name, diff.tooMany, err, c.want)
 		}
 	}

@@ -8,12 +8,18 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/tonistiigi/fsutil"
+
+	"kiln/internal/buildkit/treefs"
 )
 
 const (
 	// A tree of fewer bytes and entries than these is transferred as a whole: a layer of changes saves nothing.
 	smallTree    = 4 << 20
 	smallEntries = 200
+	// A tree of which the daemon has nothing is shown to it if it is larger than these: it would take too long
+	// to transfer while a step waits.
+	shownTree    = 16 << 20
+	shownEntries = 1000
 	// What differs from the base by more than this part of it becomes a base itself.
 	changedPart = 4
 	// maxRemoved is how many entries a layer of changes may take away: each is an instruction.
@@ -171,24 +177,52 @@ func (g *gateway) seed(ctx context.Context) (gwclient.Reference, error) {
 	}
 	key, known := g.session.sourceKey(), &g.session.client.seeds
 	base := known.find(key)
-	var before *listing
-	if base != nil {
-		before = base.listing
+	if base == nil {
+		return g.whole(ctx, key, files)
 	}
-	now, diff, err := list(ctx, files, before)
+	now, diff, err := list(ctx, files, base.listing, nil)
 	if err != nil {
 		return nil, err
 	}
-	if base != nil {
-		if ref, err := g.derived(ctx, key, base, now, diff); ref != nil || ctx.Err() != nil {
+	if ref, err := g.derived(ctx, key, base, now, diff); ref != nil || ctx.Err() != nil {
+		return ref, err
+	}
+	known.forget(key) // whatever was wrong with it
+	return g.whole(ctx, key, files)
+}
+
+// whole returns a source tree of which the daemon has nothing that is of use. A large one is shown to it where
+// that can be done; what is read often of that is transferred when nobody waits for it, see retain.
+func (g *gateway) whole(ctx context.Context, key string, files fsutil.FS) (gwclient.Reference, error) {
+	dir, err := g.session.client.treesDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tree := treefs.New()
+	now, _, err := list(ctx, files, nil, tree.Add)
+	if err != nil {
+		return nil, err
+	}
+	if dir != "" && !now.small(shownTree, shownEntries) && tree.Seal() == nil {
+		if ref, err := g.show(ctx, dir, tree, &transfer{key: key, listing: now, files: files}); ref != nil || ctx.Err() != nil {
 			return ref, err
 		}
-		known.forget(key) // whatever was wrong with it
 	}
-	b := &seedBase{listing: now, state: g.upload("source", files)}
+	return g.transfer(ctx, &transfer{key: key, listing: now, files: files})
+}
+
+// A transfer is a tree that becomes the base for its key.
+type transfer struct {
+	key     string
+	listing *listing
+	files   fsutil.FS
+}
+
+func (g *gateway) transfer(ctx context.Context, t *transfer) (gwclient.Reference, error) {
+	b := &seedBase{listing: t.listing, state: g.upload("source", t.files)}
 	ref, err := g.evaluate(ctx, b.state)
 	if err == nil {
-		known.put(key, b)
+		g.session.client.seeds.put(t.key, b)
 	}
 	return ref, err
 }
@@ -214,7 +248,7 @@ func (g *gateway) apply(diff *changes) *llb.FileAction {
 func (g *gateway) derived(ctx context.Context, key string, base *seedBase, now *listing, diff *changes) (gwclient.Reference, error) {
 	state, known := base.version(now)
 	if !known {
-		if diff.tooMany || now.size <= smallTree && len(now.entries) <= smallEntries {
+		if diff.tooMany || now.small(smallTree, smallEntries) {
 			return nil, nil
 		}
 		state = base.state.File(g.apply(diff))

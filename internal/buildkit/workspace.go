@@ -75,8 +75,8 @@ func (c *Client) RemoveWorkspaces(ctx context.Context) error {
 	if err := c.ready(ctx); err != nil {
 		return err
 	}
-	for _, prefix := range []string{workspacePrefix, homePrefix} {
-		if _, err := c.pruneMatching(ctx, "type==exec.cachemount,description~="+prefix); err != nil {
+	for _, prefix := range []string{workspacePrefix, homePrefix, treePrefix} {
+		if _, err := c.pruneMatching(ctx, "description~="+prefix); err != nil {
 			return fmt.Errorf("workspaces of earlier runs: %w", err)
 		}
 	}

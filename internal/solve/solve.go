@@ -45,6 +45,9 @@ type Session interface {
 	// ReadFile returns the content of a regular file, by its slash path below /workspace, of at most limit
 	// bytes. A *StepError says why it cannot be had.
 	ReadFile(ctx context.Context, name string, limit int) ([]byte, error)
+	// Retain keeps on the engine what makes later sessions on the same source faster, if that pays. It is for
+	// the time after the last step, when nobody waits: it may take minutes, and gives up when ctx ends.
+	Retain(ctx context.Context)
 	// Close ends the session, removes its containers and its workspace, and waits for both. It must
 	// be called with a context that outlives the run's.
 	Close(ctx context.Context) error

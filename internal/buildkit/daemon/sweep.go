@@ -46,7 +46,7 @@ func sweep(ctx context.Context, cfg *Config) error {
 	if err := sweepMounts(cfg.Root); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(executorDir(cfg.Root)); err != nil {
+	if err := errors.Join(os.RemoveAll(executorDir(cfg.Root)), os.RemoveAll(treesDir(cfg.Root))); err != nil {
 		return err
 	}
 	if err := emptyDir(tmpDir(cfg.Root)); err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -88,7 +89,7 @@ func newWorker(ctx context.Context, cfg *Config, dbs *databases, nets networks, 
 	if err != nil {
 		return nil, err
 	}
-	return w, guardHTTP(w, cfg)
+	return w, errors.Join(guardHTTP(w, cfg), serveTrees(w, cfg))
 }
 
 func newExecutor(cfg *Config, nets networks, monitor *resources.Monitor) (*guarded, error) {

@@ -24,7 +24,11 @@ type gitCase struct {
 	must   float64
 }
 
-var gitCases = []gitCase{{10_000, false, 0.3}, {10_000, true, 0.1}, {100_000, false, 0.05}}
+var (
+	onDisk    = gitCase{10_000, false, 0.3}
+	inMemory  = gitCase{10_000, true, 0.1}
+	manyFiles = gitCase{100_000, false, 0.05}
+)
 
 const (
 	gitFileSize  = 3 << 10 // bytes of each file, about
@@ -37,15 +41,8 @@ const (
 // changed one file and the Dockerfile copies one directory: from the request for the run until the image has
 // its tag. Beside it buildctl builds the same repository from its URL, by BuildKit's own git source. Both
 // have built the commit before; each has a daemon of its own.
-func gitContexts(ctx context.Context, l *lab) (results []result, err error) {
-	for _, c := range gitCases {
-		r, err := l.gitContext(ctx, c)
-		if err != nil {
-			return nil, fmt.Errorf("%d files: %w", c.files, err)
-		}
-		results = append(results, r...)
-	}
-	return results, nil
+func gitContexts(c gitCase) func(context.Context, *lab) ([]result, error) {
+	return func(ctx context.Context, l *lab) ([]result, error) { return l.gitContext(ctx, c) }
 }
 
 func (l *lab) gitContext(ctx context.Context, c gitCase) (results []result, err error) {

@@ -226,8 +226,8 @@ func testTimer(t *testing.T, s *server) {
 	if testing.Short() {
 		t.Fatal("a timer takes up to a minute; run without -short")
 	}
-	s.apply("timer", "step: {inline: {task: \"version: v1.1.0\\nsteps:\\n- cmd: "+s.host()+"/timer/box:1 /bin/true\\n\"}}\ntriggers: {timers: [{name: often, schedule: '* * * * *'}]}\n")
 	s.pushBase("timer/box:1", "1")
+	s.apply("timer", "step: {inline: {task: \"version: v1.1.0\\nsteps:\\n- cmd: "+s.host()+"/timer/box:1 /bin/true\\n\"}}\ntriggers: {timers: [{name: often, schedule: '* * * * *'}]}\n")
 	deadline := time.Now().Add(75 * time.Second)
 	for len(s.decisionsOf("timer", "timer \"often\" was due")) == 0 && time.Now().Before(deadline) {
 		waitABit(t)

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/spf13/pflag"
 
 	"kiln/internal/bus"
@@ -64,7 +63,7 @@ func (c *natsConfig) validate() error {
 }
 
 // connectNATS connects to the messages and the state of this server, in a store of its own unless there is another.
-func (n *node) connectNATS(ctx context.Context) (*nats.Conn, error) {
+func (n *node) connectNATS(ctx context.Context) (*bus.Conn, error) {
 	if n.cfg.nats.others() {
 		return bus.Connect(ctx, n.cfg.nats.remote, "kiln serve", n.log)
 	}

@@ -22,6 +22,9 @@ const (
 	maxTokenFile                   = 4 << 10
 )
 
+// A Conn is a connection to NATS servers.
+type Conn = nats.Conn
+
 // A Remote says how to reach the NATS servers of others.
 type Remote struct {
 	URLs      []string // nats://host:port or tls://host:port, of any servers of one cluster, without credentials
@@ -101,7 +104,7 @@ func readToken(path string) (string, error) {
 
 // Connect returns a connection to one of the servers, which comes back by itself when it is lost. It tries
 // for half a minute to reach one, and refuses one that lacks what kiln needs. The caller closes the connection.
-func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*nats.Conn, error) {
+func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*Conn, error) {
 	opts, err := r.options(log)
 	if err != nil {
 		return nil, err

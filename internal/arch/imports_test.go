@@ -40,6 +40,7 @@ var layer = map[string]int{
 	"internal/buildkit/daemon/runnet": 5,
 	"internal/buildkit/daemon":        6,
 	"internal/buildkit/cni":           6,
+	"internal/registry/bucket":        6,
 
 	// Infrastructure: each package owns one protocol or one store.
 	"internal/auth":               7,
@@ -156,6 +157,9 @@ var owners = map[string][]string{
 	"github.com/nats-io/nats.go":             {"internal/bus", "internal/store", "internal/index", "internal/natstest", "internal/bench"},
 	"modernc.org/sqlite":                     {"internal/registry", "internal/index"},
 	"github.com/distribution/distribution":   {"internal/registry"},
+	"github.com/aws/aws-sdk-go-v2":           {"internal/registry/bucket"},
+	"github.com/aws/smithy-go":               {"internal/registry/bucket"},
+	"github.com/johannesboyne/gofakes3":      {"internal/registrytest"},
 	"github.com/google/go-containerregistry": {"internal/registry", "internal/source/archive", "worker", "triggers/watch", "internal/bench", "examples/pull"},
 	"github.com/go-git/go-git/v5":            {"internal/source", "internal/gittest"},
 	"filippo.io/age":                         {"internal/secret"},

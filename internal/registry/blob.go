@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -17,8 +17,13 @@ import (
 // push the manifest.
 func (s *Store) renewal() time.Duration { return s.opt.Grace / 4 }
 
-// BlobReader opens a blob of a repository. The caller closes it.
+// BlobReader opens a blob of a repository, to be read until ctx ends. The caller closes it.
 func (s *Store) BlobReader(ctx context.Context, repository, dgst string) (io.ReadSeekCloser, int64, error) {
+	return s.openBlob(ctx, repository, dgst, func(size int64) (span, error) { return span{0, size}, nil })
+}
+
+// openBlob opens a blob of a repository. What first returns, given the size, will be read first.
+func (s *Store) openBlob(ctx context.Context, repository, dgst string, first func(int64) (span, error)) (io.ReadSeekCloser, int64, error) {
 	for again := true; ; again = false {
 		var (
 			size int64
@@ -40,17 +45,21 @@ func (s *Store) BlobReader(ctx context.Context, repository, dgst string) (io.Rea
 		if err := l.locked(lockRead, repository); err != nil {
 			return nil, 0, err
 		}
+		part, err := first(size)
+		if err != nil {
+			return nil, size, err
+		}
 		if key == nil {
 			return memoryBlob{bytes.NewReader(data)}, size, nil
 		}
-		f, err := os.Open(s.blobPath(*key))
-		if errors.Is(err, os.ErrNotExist) && again {
+		r, err := s.blobs.open(ctx, *key, size, part)
+		if errors.Is(err, fs.ErrNotExist) && again {
 			continue // collected meanwhile, and perhaps uploaded again
 		}
 		if err != nil {
 			return nil, 0, fmt.Errorf("blob %s: %w", dgst, err)
 		}
-		return f, size, nil
+		return r, size, nil
 	}
 }
 
@@ -131,8 +140,8 @@ func (s *Store) commitBlob(ctx context.Context, repository string, sp *spool, d 
 		}
 	}
 	if sp.file != nil {
-		if err := sp.keep(); err != nil {
-			return errors.Join(err, s.removeBlob(sp.key))
+		if err := s.blobs.keep(ctx, sp); err != nil {
+			return errors.Join(err, s.forget(ctx, sp))
 		}
 	}
 	return s.linkBlob(ctx, repository, sp, d, sp.file != nil)
@@ -172,14 +181,16 @@ func (s *Store) linkBlob(ctx context.Context, repository string, sp *spool, d di
 		// The commit failed in the disk: only the next start can see whether a row owns the file.
 		return errors.Join(err, sp.abandon())
 	}
-	return errors.Join(err, s.removeBlob(sp.key))
+	return errors.Join(err, s.forget(ctx, sp))
 }
 
-func (s *Store) removeBlob(key string) error {
-	if err := os.Remove(s.blobPath(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
+// forget sees to it that the content goes which was kept of sp, or may have been.
+func (s *Store) forget(ctx context.Context, sp *spool) error {
+	err := s.blobs.forget(context.WithoutCancel(ctx), sp.key)
+	if err == nil || errors.Is(err, ErrDiskFull) {
 		return err
 	}
-	return nil
+	return errors.Join(err, sp.abandon()) // the next start finds its key
 }
 
 // blobID returns the row of a blob, 0 if there is none.

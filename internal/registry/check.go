@@ -6,14 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
 
 	"kiln/internal/apiclient"
+	"kiln/internal/registry/bucket"
 )
 
 const (
@@ -91,27 +91,32 @@ func (c *checkup) blob(ctx context.Context, b storedBlob) error {
 	var content io.Reader = bytes.NewReader(b.data)
 	size := int64(len(b.data))
 	if b.key != nil {
-		f, err := os.Open(c.s.blobPath(*b.key))
-		if errors.Is(err, os.ErrNotExist) {
+		var err error
+		if size, err = c.s.blobs.stat(ctx, *b.key); errors.Is(err, fs.ErrNotExist) {
+			return c.missing(ctx, b)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if b.key != nil && !c.quick && size == b.size {
+		f, err := c.s.blobs.open(ctx, *b.key, size, span{0, size})
+		if errors.Is(err, fs.ErrNotExist) {
 			return c.missing(ctx, b)
 		}
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }() // it was only read
-		info, err := f.Stat()
-		if err != nil {
-			return err
-		}
-		content, size = f, info.Size()
+		content = f
 	}
 	what := ""
 	if size != b.size {
 		what = fmt.Sprintf("it has %d bytes instead of %d", size, b.size)
 	} else if b.key == nil || !c.quick {
 		d := digest.Digest(b.digest).Algorithm().Digester()
-		if _, err := io.Copy(d.Hash(), readerUntil{ctx, content}); err != nil && ctx.Err() != nil {
-			return ctx.Err()
+		if _, err := io.Copy(d.Hash(), readerUntil{ctx, content}); err != nil && (ctx.Err() != nil || errors.Is(err, bucket.ErrUnavailable)) {
+			return err
 		} else if err != nil {
 			what = "it cannot be read: " + err.Error()
 		} else if d.Digest().String() != b.digest {
@@ -214,36 +219,15 @@ func (c *checkup) references(ctx context.Context) error {
 	return err
 }
 
-// files looks for files that no blob owns.
+// files looks for content that no blob owns.
 func (c *checkup) files(ctx context.Context) error {
-	root := filepath.Join(c.s.dir, blobsDir)
-	shards, err := os.ReadDir(root)
-	if err != nil {
+	return c.s.blobs.list(ctx, func(f content) error {
+		known, err := c.s.row(ctx, `SELECT 1 FROM blob WHERE key = ?1 UNION ALL SELECT 1 FROM doomed WHERE key = ?1`, []any{f.key}, new(int))
+		if err == nil && !known && time.Since(f.modified) > orphanAge {
+			note(&c.out.Orphaned, "%s (%d bytes)", f.name, f.size)
+		}
 		return err
-	}
-	for _, shard := range shards {
-		entries, err := os.ReadDir(filepath.Join(root, shard.Name()))
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			known, err := c.s.row(ctx, `SELECT 1 FROM blob WHERE key = ?1 UNION ALL SELECT 1 FROM doomed WHERE key = ?1`, []any{e.Name()}, new(int))
-			if err != nil {
-				return err
-			}
-			info, err := e.Info()
-			if known || errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			if time.Since(info.ModTime()) > orphanAge {
-				note(&c.out.Orphaned, "%s (%d bytes)", filepath.Join(blobsDir, shard.Name(), e.Name()), info.Size())
-			}
-		}
-	}
-	return nil
+	})
 }
 
 // counts compares the counts of the metadata with what they count.

@@ -3,9 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"kiln/internal/apiclient"
@@ -267,7 +265,7 @@ func (c *collector) blobs(ctx context.Context) error {
 	})
 }
 
-// files deletes the files of blobs whose rows are gone.
+// files deletes the content of blobs whose rows are gone.
 func (c *collector) files(ctx context.Context) error {
 	for {
 		rows, err := c.s.rows(ctx, `SELECT key FROM doomed LIMIT ?`, collectBatch)
@@ -275,14 +273,15 @@ func (c *collector) files(ctx context.Context) error {
 			return err
 		}
 		keys, err := collectStrings(rows)
-		if err != nil || len(keys) == 0 {
+		if err != nil {
 			return err
 		}
+		if len(keys) == 0 {
+			return c.s.blobs.tidy(ctx)
+		}
 		begin := time.Now()
-		for _, key := range keys {
-			if err := os.Remove(c.s.blobPath(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
+		if err := c.s.blobs.remove(ctx, keys...); err != nil {
+			return err
 		}
 		if !sleep(ctx, min(gentlePause*time.Since(begin), maxPause)) {
 			return ctx.Err()

@@ -25,8 +25,12 @@ import (
 	"kiln/internal/registrytest"
 )
 
-// childDir names the directory that this binary serves instead of testing.
-const childDir = "KILN_REGISTRY_TEST_CHILD"
+// childDir names the directory that this binary serves instead of testing, and childBucket the location of
+// the bucket that its blobs are in, if any.
+const (
+	childDir    = "KILN_REGISTRY_TEST_CHILD"
+	childBucket = "KILN_REGISTRY_TEST_BUCKET"
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
@@ -38,7 +42,14 @@ func TestMain(m *testing.M) {
 
 // serveChild serves a registry until it is killed. It prints its URL, and a line for each event.
 func serveChild(dir string) error {
-	s, err := registry.Open(dir, registry.Options{Reserve: -1})
+	opt := registry.Options{Reserve: -1}
+	if location := os.Getenv(childBucket); location != "" {
+		var err error
+		if opt.Bucket, err = registrytest.BucketAt(location); err != nil {
+			return err
+		}
+	}
+	s, err := registry.Open(dir, opt)
 	if err != nil {
 		return err
 	}
@@ -101,17 +112,28 @@ func TestKilledRegistryLosesNothingItAcknowledged(t *testing.T) {
 	dir := t.TempDir()
 	w := &witness{acked: map[string]string{}, events: map[string]string{}, by: map[string]string{}}
 	for round := range 3 {
-		pushAndKill(t, dir, w, round, len(w.acked)+20+rand.IntN(30))
-		verify(t, dir, w)
+		pushAndKill(t, dir, "", w, round, len(w.acked)+20+rand.IntN(30))
+		verify(t, dir, nil, w)
 	}
 	t.Logf("%d acknowledged tags, %d events", len(w.acked), len(w.events))
 }
 
+func TestKilledRegistryWithBucketLosesNothingAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	dir, b := t.TempDir(), registrytest.StartBucket(t)
+	w := &witness{acked: map[string]string{}, events: map[string]string{}, by: map[string]string{}}
+	for round := range 2 {
+		pushAndKill(t, dir, b.Location, w, round, len(w.acked)+10+rand.IntN(20))
+		b.HangUp()
+		verify(t, dir, b, w)
+	}
+}
+
 // startChild starts a process that serves dir and returns its URL and what it says from then on.
-func startChild(t *testing.T, dir string) (cmd *exec.Cmd, url string, lines *bufio.Scanner) {
+func startChild(t *testing.T, dir string, env ...string) (cmd *exec.Cmd, url string, lines *bufio.Scanner) {
 	t.Helper()
 	cmd = exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), childDir+"="+dir)
+	cmd.Env = append(append(os.Environ(), childDir+"="+dir), env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -128,9 +150,9 @@ func startChild(t *testing.T, dir string) (cmd *exec.Cmd, url string, lines *buf
 
 // pushAndKill lets pushers loose on a registry process and kills it when so many tags are
 // acknowledged.
-func pushAndKill(t *testing.T, dir string, w *witness, round, acks int) {
+func pushAndKill(t *testing.T, dir, location string, w *witness, round, acks int) {
 	t.Helper()
-	cmd, url, lines := startChild(t, dir)
+	cmd, url, lines := startChild(t, dir, childBucket+"="+location)
 	var pushers sync.WaitGroup
 	var once sync.Once
 	const movers = 6 // from here on they move one tag
@@ -258,10 +280,15 @@ func request(ctx context.Context, status int, method, url string, body []byte) (
 }
 
 // verify opens the registry that was killed: every acknowledged tag is there, every tag can be
-// pulled and has one event, and no file is without an owner.
-func verify(t *testing.T, dir string, w *witness) {
+// pulled and has one event, and no file is without an owner. Objects without one are gone when garbage has
+// been collected.
+func verify(t *testing.T, dir string, b *registrytest.Bucket, w *witness) {
 	t.Helper()
-	s, err := registry.Open(dir, registry.Options{Reserve: -1})
+	opt := registry.Options{Reserve: -1}
+	if b != nil {
+		opt.Bucket = b.Config(t)
+	}
+	s, err := registry.Open(dir, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,11 +333,16 @@ func verify(t *testing.T, dir string, w *witness) {
 	} else if !errors.Is(err, registry.ErrManifestUnknown) {
 		t.Error(err)
 	}
+	if b != nil {
+		if _, err := s.Collect(t.Context(), registry.Collection{}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	sound(t, s)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	verifyFiles(t, dir)
+	verifyFiles(t, dir, b)
 }
 
 // children returns the digests of what an index names.
@@ -346,7 +378,7 @@ func readImage(t *testing.T, s *registry.Store, repo, tag string) string {
 	return m.Digest
 }
 
-func verifyFiles(t *testing.T, dir string) {
+func verifyFiles(t *testing.T, dir string, b *registrytest.Bucket) {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(dir, "registry.db"))
 	if err != nil {
@@ -357,7 +389,11 @@ func verifyFiles(t *testing.T, dir string) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if n := files(t, filepath.Join(dir, "blobs")); n != rows {
+	n := files(t, filepath.Join(dir, "blobs"))
+	if b != nil {
+		n += len(b.Names(t))
+	}
+	if n != rows {
 		t.Errorf("%d files of blobs, %d rows", n, rows)
 	}
 	if n := files(t, filepath.Join(dir, "uploads")); n != 0 {

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+
+	"kiln/internal/registry/bucket"
 )
 
 // Conditions that callers branch on. The errors returned name the thing they are about and wrap one
@@ -40,6 +42,8 @@ var (
 	ErrDiskFull = errors.New("disk full")
 	// ErrInUse means that another process has the directory open.
 	ErrInUse = errors.New("directory is in use by another process")
+	// ErrBlobsElsewhere means that the blobs of a directory are not where they are looked for.
+	ErrBlobsElsewhere = errors.New("the registry's blobs are elsewhere")
 	// ErrClosed means that the store was closed.
 	ErrClosed = errors.New("registry is closed")
 	// ErrInvalid refuses a malformed fence or publication.
@@ -72,6 +76,8 @@ var statusOf = []struct {
 	code   string
 }{
 	{ErrDiskFull, http.StatusInsufficientStorage, "INSUFFICIENT_STORAGE"},
+	{bucket.ErrUnavailable, http.StatusServiceUnavailable, "UNAVAILABLE"},
+	{ErrBlobsElsewhere, http.StatusServiceUnavailable, "UNAVAILABLE"},
 	{ErrClosed, http.StatusServiceUnavailable, "UNAVAILABLE"},
 	{ErrUnauthenticated, http.StatusUnauthorized, "UNAUTHORIZED"},
 	{ErrDenied, http.StatusForbidden, "DENIED"},

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -26,15 +27,14 @@ func (h *handler) getBlob(w http.ResponseWriter, r *http.Request, rt route) erro
 	if err != nil {
 		return err
 	}
-	blob, size, err := h.s.BlobReader(r.Context(), rt.repository, d.String())
+	blob, size, err := h.s.openBlob(r.Context(), rt.repository, d.String(), func(size int64) (span, error) { return checkRange(r, size) })
+	if errors.Is(err, errRange) {
+		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = blob.Close() }() // it was only read
-	if err := checkRange(r, size); err != nil {
-		w.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", size))
-		return err
-	}
 	contentHeader(w, d.String(), octets)
 	w.Header().Set("Cache-Control", "private, max-age=31536000, immutable")
 	// Not every connection has deadlines.
@@ -43,25 +43,26 @@ func (h *handler) getBlob(w http.ResponseWriter, r *http.Request, rt route) erro
 	return nil
 }
 
-// checkRange refuses a Range that lies outside of size bytes. One that is malformed is taken from r,
-// as HTTP says it should be ignored.
-func checkRange(r *http.Request, size int64) error {
+// checkRange returns what a request asks for first and refuses a Range that lies outside of size bytes. One
+// that is malformed is taken from r, as HTTP says it should be ignored.
+func checkRange(r *http.Request, size int64) (span, error) {
+	all := span{0, size}
 	spec := r.Header.Get("Range")
 	if spec == "" || size == 0 {
-		return nil
+		return all, nil
 	}
 	list, ok := strings.CutPrefix(spec, "bytes=")
 	for one := range strings.SplitSeq(list, ",") {
 		first, last, wellFormed := parseRange(strings.TrimSpace(one), size)
 		if !ok || !wellFormed {
 			r.Header.Del("Range")
-			return nil
+			return all, nil
 		}
 		if first <= last && first < size {
-			return nil
+			return span{first, min(last, size-1) + 1}, nil
 		}
 	}
-	return fmt.Errorf("%w: %q of %d bytes", errRange, clip(spec), size)
+	return span{}, fmt.Errorf("%w: %q of %d bytes", errRange, clip(spec), size)
 }
 
 // parseRange reads one range of size bytes: "1-2", "1-" or "-2".

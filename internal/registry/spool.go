@@ -139,27 +139,6 @@ func (sp *spool) digest(like digest.Algorithm) (digest.Digest, error) {
 	return d.Digest(), nil
 }
 
-// keep makes the content durable under its final name. Until the spool is discarded the file has a
-// second name among the uploads: a start after a crash finds there what no row came to own.
-func (sp *spool) keep() error {
-	if err := sp.file.Sync(); err != nil {
-		return diskError(err)
-	}
-	final := sp.s.blobPath(sp.key)
-	shard := filepath.Dir(final)
-	if err := os.Mkdir(shard, 0o700); err == nil {
-		if err := syncDir(filepath.Dir(shard)); err != nil {
-			return diskError(err)
-		}
-	} else if !errors.Is(err, os.ErrExist) {
-		return diskError(err)
-	}
-	if err := os.Link(sp.path(), final); err != nil {
-		return diskError(err)
-	}
-	return diskError(syncDir(shard))
-}
-
 // discard ends the spool: the space of what was not kept is free again.
 func (sp *spool) discard() error {
 	sp.buf = nil
@@ -176,16 +155,4 @@ func (sp *spool) abandon() error {
 	f := sp.file
 	sp.file = nil
 	return f.Close()
-}
-
-func (s *Store) blobPath(key string) string {
-	return filepath.Join(s.dir, blobsDir, key[:2], key)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

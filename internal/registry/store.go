@@ -1,5 +1,5 @@
 // Package registry is the co-located OCI registry: it speaks the distribution specification 1.1 over
-// one directory and moves the tags of runs.
+// one directory and moves the tags of runs. The content of large blobs may be in a bucket instead.
 //
 // Durability: what is acknowledged (a 201, a nil error) survives a crash of the process and of the
 // machine. A manifest that can be read can be pulled: it is stored only when everything it refers
@@ -8,6 +8,9 @@
 //
 // Fencing: tags of runs move only by [Store.Publish], which refuses attempts that were superseded
 // and never gives a unique tag a second meaning. All tags of a publication move, or none.
+//
+// Storage: with a bucket, a blob is stored when the bucket has acknowledged it. While that does not answer,
+// large blobs are neither read nor written ([bucket.ErrUnavailable]); everything else goes on.
 //
 // Concurrency: a Store may be used by any number of goroutines, and a directory by one Store at a
 // time. Reads never wait for writes. Uploads in progress live as long as the process: after a
@@ -28,6 +31,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"kiln/internal/registry/bucket"
 )
 
 // Limits of what a store accepts; those that an operator may want to change are in Options.
@@ -52,6 +57,8 @@ type Options struct {
 	// Grace is for how long content that no manifest refers to is kept: as long as a client may take from
 	// the first blob of an image to its manifest. 0 means 24 hours.
 	Grace time.Duration
+	// Bucket says where the content of large blobs is kept. Nil means in files, in the store's directory.
+	Bucket *bucket.Config
 	// Log receives what an operator should know. Nil discards it.
 	Log *slog.Logger
 }
@@ -87,6 +94,9 @@ type Store struct {
 
 	write *writer
 	read  *statements
+
+	blobs  blobStore
+	bucket *bucketBlobs // blobs, or nil if they are files
 
 	mu      sync.Mutex // guards uploads
 	uploads map[string]*upload
@@ -138,6 +148,9 @@ func (s *Store) open() error {
 	if s.uuid, err = storeUUID(ws); err != nil {
 		return errors.Join(err, ws.close())
 	}
+	if err := s.openBlobs(ws); err != nil {
+		return errors.Join(err, ws.close())
+	}
 	s.write = startWriter(ws)
 	rdb, err := openDB(path, 4, 1024, "query_only(1)")
 	if err != nil {
@@ -165,6 +178,9 @@ func (s *Store) shutdown() error {
 	}
 	if s.write != nil {
 		errs = append(errs, s.write.stop())
+	}
+	if s.bucket != nil {
+		s.bucket.Close()
 	}
 	if s.lock != nil {
 		// A program that is just being started holds a copy of the descriptor, and with it the lock.

@@ -169,7 +169,7 @@ func (s *Store) sweepUploads() error {
 			return err
 		}
 		if owned == 0 && len(key) == 32 {
-			if err := s.removeBlob(key); err != nil {
+			if err := s.blobs.forget(context.Background(), key); err != nil {
 				return err
 			}
 		}

@@ -27,6 +27,7 @@ import (
 	"kiln/internal/index"
 	"kiln/internal/notify"
 	"kiln/internal/registry"
+	"kiln/internal/registry/bucket"
 	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/source"
@@ -176,7 +177,14 @@ func (n *node) openKeys(context.Context) error {
 }
 
 func (n *node) openRegistry(context.Context) error {
-	st, err := registry.Open(filepath.Join(n.cfg.data, "registry"), registry.Options{Log: n.log})
+	blobs, err := n.cfg.bucket()
+	if err != nil {
+		return err
+	}
+	st, err := registry.Open(filepath.Join(n.cfg.data, "registry"), registry.Options{Bucket: blobs, Log: n.log})
+	if errors.Is(err, bucket.ErrUnavailable) {
+		return usagef("see that the address, the region and the credentials of --blobs are right", "%w", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -413,5 +421,6 @@ func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {
 }
 
 func (n *node) status(ctx context.Context) apiclient.Status {
-	return apiclient.Status{Version: version(), Started: n.started, Registry: n.host, DataDir: n.cfg.data, Checks: n.builder.checks(ctx)}
+	return apiclient.Status{Version: version(), Started: n.started, Registry: n.host, DataDir: n.cfg.data,
+		Checks: append(n.builder.checks(ctx), n.blobChecks(ctx)...)}
 }

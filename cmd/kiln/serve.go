@@ -23,6 +23,7 @@ type serveConfig struct {
 	listen                    string
 	registryHost              string
 	aliases                   []string
+	blobs, blobsCredentials   string
 	buildkit                  string
 	hostNetwork               bool
 	runc                      string
@@ -83,6 +84,8 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.StringVar(&cfg.tlsKey, "tls-key", "", "`FILE` with the key of the certificate, in PEM")
 	f.StringVar(&cfg.registryHost, "registry-host", "", "canonical name of the registry in image references (default the address listened on)")
 	f.StringSliceVar(&cfg.aliases, "registry-alias", nil, "another name of the registry in image references, beside localhost and 127.0.0.1 with the port")
+	f.StringVar(&cfg.blobs, "blobs", "", "keep large blobs of the registry in S3-compatible storage: `s3://BUCKET[/PREFIX][?endpoint=URL][&region=REGION]` (default files in the data directory)")
+	f.StringVar(&cfg.blobsCredentials, "blobs-credentials", "", "file with the credentials of --blobs, as Amazon's tools write it (default from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")
 	f.StringVar(&cfg.buildkit, "buildkit", "", "address of a BuildKit daemon to use instead of an own one: unix:///path or tcp://host:port")
 	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
 	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
@@ -134,6 +137,9 @@ func (cfg *serveConfig) validate() error {
 	}
 	if (cfg.tlsCert == "") != (cfg.tlsKey == "") {
 		errs = append(errs, errors.New("--tls-cert and --tls-key are given together"))
+	}
+	if _, err := cfg.bucket(); err != nil {
+		errs = append(errs, err)
 	}
 	if cfg.cacheMax > 0 && cfg.cacheKeep > cfg.cacheMax {
 		errs = append(errs, fmt.Errorf("--cache-keep %s: must not be more than --cache-max %s", &cfg.cacheKeep, &cfg.cacheMax))

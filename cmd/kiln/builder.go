@@ -26,11 +26,11 @@ type builder struct {
 	log    *slog.Logger
 }
 
-func newBuilder(cfg serveConfig, registryHost, token string, log *slog.Logger) (*builder, error) {
+func newBuilder(cfg serveConfig, registryHost string, aliases []string, token string, log *slog.Logger) (*builder, error) {
 	b := &builder{cfg: cfg, log: log}
 	address := cfg.buildkit
 	if address == "" {
-		dcfg, err := daemonConfig(cfg, registryHost, token)
+		dcfg, err := daemonConfig(cfg, registryHost, aliases, token)
 		if err != nil {
 			return nil, err
 		}
@@ -47,7 +47,7 @@ func newBuilder(cfg serveConfig, registryHost, token string, log *slog.Logger) (
 }
 
 // daemonConfig is the configuration of the own daemon.
-func daemonConfig(cfg serveConfig, registryHost, token string) (daemon.Config, error) {
+func daemonConfig(cfg serveConfig, registryHost string, aliases []string, token string) (daemon.Config, error) {
 	socket, err := socketPath(cfg.data)
 	if err != nil {
 		return daemon.Config{}, err
@@ -60,6 +60,7 @@ func daemonConfig(cfg serveConfig, registryHost, token string) (daemon.Config, e
 		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
 		AllowInsecure: cfg.steps.privileged,
 		Registries:    map[string]daemon.Registry{registryHost: own},
+		OwnRegistries: aliases,
 		AllowSources:  cfg.allowSources,
 		GC:            daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
 	}, nil

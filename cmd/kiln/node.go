@@ -231,7 +231,7 @@ func (n *node) openBuilder(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := newBuilder(n.cfg, n.host, token, n.log)
+	b, err := newBuilder(n.cfg, n.host, n.aliases, token, n.log)
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,7 @@ func (l *lab) startKiln(ctx context.Context, buildkit string, more ...string) (*
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"serve", "--data", dir, "--listen", "127.0.0.1:0"}
+	args := []string{"serve", "--data", dir, "--listen", "127.0.0.1:0", "--allow-source", "127.0.0.0/8"}
 	if buildkit != "" {
 		args = append(args, "--buildkit", buildkit, "--buildkit-host-network")
 	}

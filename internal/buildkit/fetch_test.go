@@ -40,6 +40,15 @@ func startAttacked(t *testing.T) *attacked {
 		target := "http://127.0.0.1:" + a.port + strings.TrimPrefix(r.URL.RequestURI(), "/hop")
 		http.Redirect(w, r, target, http.StatusFound)
 	})
+	mux.HandleFunc("/v2/", func(w http.ResponseWriter, r *http.Request) {
+		target := "http://127.0.0.1:" + a.port + "/secret"
+		if strings.Contains(r.URL.Path, "/token/") {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="`+target+`",service="x"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		http.Redirect(w, r, target, http.StatusTemporaryRedirect)
+	})
 	mux.Handle("/", git)
 	l, err := net.Listen("tcp4", "0.0.0.0:0")
 	if err != nil {
@@ -86,7 +95,9 @@ func ownAddress(t *testing.T) string {
 // Dockerfile names, once without it, as if a name had changed its address in between.
 func TestDockerfilesFetchFromPublicAddressesOnly(t *testing.T) {
 	e := newEnvAt(t, solvertest.StartDaemonConfig(t, daemon.Config{AllowSources: []string{"localhost"}}))
+	e.registry = strings.Replace(e.registry, "127.0.0.1", "localhost", 1)
 	a := startAttacked(t)
+	testRegistriesAtPublicAddresses(t, e, a)
 	guard := netguard.Guard{Allow: func(host string, _ netip.Addr) bool { return host == "localhost" }}
 	for name, fetch := range map[string]func(context.Context, string) error{"checked": guard.Host, "evaded": nil} {
 		try := func(url string) (string, error) {
@@ -119,5 +130,32 @@ func TestDockerfilesFetchFromPublicAddressesOnly(t *testing.T) {
 	}
 	if n := a.secrets.Load(); n != 0 {
 		t.Errorf("%d requests came through", n)
+	}
+}
+
+// testRegistriesAtPublicAddresses has an attacker's builds and steps use registries, which send them on, too.
+func testRegistriesAtPublicAddresses(t *testing.T, e *env, a *attacked) {
+	t.Helper()
+	local := "localhost:" + a.port
+	refused := func(what string, err error) {
+		if err == nil || !strings.Contains(err.Error(), "refused address") || !strings.Contains(err.Error(), "kiln serve --allow-source") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for _, image := range []string{"127.0.0.1:" + a.port + "/x:1", ownAddress(t) + ":" + a.port + "/x:1", "169.254.169.254/x:1", "[::1]:" + a.port + "/x:1",
+		local + "/hop/x:1", local + "/token/x:1"} {
+		s := e.open(t, solve.SessionConfig{})
+		_, err := s.Build(t.Context(), solve.Build{Step: "b", DockerfileInline: []byte("FROM " + image + "\n"), Staging: e.staging()}, newJournal().log)
+		refused("FROM "+image, err)
+		_, err = s.Run(t.Context(), solve.Container{Step: "c", Image: image, Args: []string{"x"}}, newJournal().log)
+		refused("a step of "+image, err)
+	}
+	b := solve.Build{Step: "b", DockerfileInline: []byte("FROM scratch\nADD http://" + local + "/ok /x\n"), Staging: e.staging(), CacheTo: []solve.Cache{{Ref: "127.0.0.1:" + a.port + "/x:1"}}}
+	s := e.open(t, solve.SessionConfig{})
+	_, err := s.Build(t.Context(), b, newJournal().log)
+	refused("--cache-to", err)
+	b.CacheTo, b.CacheFrom = nil, []solve.Cache{{Ref: "127.0.0.1:" + a.port + "/x:1"}}
+	if _, err := s.Build(t.Context(), b, newJournal().log); err != nil { // a cache that is not to be had is none
+		t.Errorf("--cache-from: %v", err)
 	}
 }

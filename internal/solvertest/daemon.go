@@ -69,11 +69,14 @@ func StartDaemon(t testing.TB) (addr string) {
 }
 
 // StartDaemonConfig is StartDaemon with a configuration, whose Root and Socket are filled in if they
-// are empty.
+// are empty. If it names no AllowSources they are those of this host.
 func StartDaemonConfig(t testing.TB, cfg daemon.Config) (addr string) {
 	t.Helper()
 	if !ready {
 		t.Fatal("solvertest: the package's TestMain must call solvertest.Main")
+	}
+	if cfg.AllowSources == nil {
+		cfg.AllowSources = []string{"127.0.0.0/8"} // where the registries of tests are
 	}
 	if cfg.Root == "" {
 		cfg.Root = filepath.Join(t.TempDir(), "root")

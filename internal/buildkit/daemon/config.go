@@ -43,8 +43,11 @@ type Config struct {
 	AllowHostNetwork bool `json:"allowHostNetwork,omitempty"`
 	// AllowInsecure lets builds ask for privileged containers.
 	AllowInsecure bool `json:"allowInsecure,omitempty"`
+	// OwnRegistries are more registries, HOST or HOST:PORT, that may be anywhere, as those of Registries and
+	// their mirrors may.
+	OwnRegistries []string `json:"ownRegistries,omitempty"`
 	// AllowSources are hosts, host:port, addresses and networks outside of the public internet from which
-	// builds may fetch what a Dockerfile names by URL.
+	// builds may fetch what a Dockerfile names by URL, and where all other registries may be.
 	AllowSources []string `json:"allowSources,omitempty"`
 	// Logger takes the daemon's own log; nil drops it.
 	Logger *slog.Logger `json:"-"`

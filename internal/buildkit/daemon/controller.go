@@ -33,7 +33,11 @@ func newController(ctx context.Context, cfg *Config, dbs *databases, nets networ
 	if err != nil {
 		return nil, err
 	}
-	hosts := authorized(resolver.NewRegistryConfig(registryConfig(cfg.Registries)), cfg.Registries)
+	transport, err := newRegistryTransport(cfg)
+	if err != nil {
+		return nil, err
+	}
+	hosts := guardRegistries(authorized(resolver.NewRegistryConfig(registryConfig(cfg.Registries)), cfg.Registries), transport, cfg.own())
 	w, err := newWorker(ctx, cfg, dbs, nets, hosts)
 	if err != nil {
 		return nil, err

@@ -94,7 +94,7 @@ func (s *server) waiting(name string) (found run.Run) {
 }
 
 // testGitHub has GitHub's deliveries become runs; a stranger's pull request waits until it is approved.
-func testGitHub(t *testing.T, s *server) {
+func testGitHub(t *testing.T, s *server, reg *private) {
 	h := &hub{forge: newForge(t, s, "hub", "", "", map[string]string{"Dockerfile": base + "COPY app /app\n", "app": "one"})}
 	out := s.must("hook", "create", "--provider", "github", "-o", "json")
 	if err := json.Unmarshal([]byte(out), &h.hook); err != nil {
@@ -125,6 +125,34 @@ func testGitHub(t *testing.T, s *server) {
 		out := told.String()
 		return strings.Contains(out, "o/hub@refs/heads/main") && strings.Contains(out, "run.approved") && strings.Contains(out, "o/hub#7")
 	})
+	s.strangerSignsInNowhere(t, h, reg)
+}
+
+// strangerSignsInNowhere has a stranger's pull request copy from a private registry, which others may by the login
+// that the server has for it.
+func (s *server) strangerSignsInNowhere(t *testing.T, h *hub, reg *private) {
+	t.Helper()
+	s.must("build", "-t", reg.host+"/team/box:1", files(t, map[string]string{"Dockerfile": base}))
+	const copied = "COPY --from=REG/team/box:1 /bin/busybox /copied\n"
+	dockerfile := base + strings.Replace(copied, "REG", reg.host, 1)
+	s.must("build", files(t, map[string]string{"Dockerfile": dockerfile}))
+	if !reg.used("shared") {
+		t.Error("runs that are no stranger's do not sign in")
+	}
+	h.repo.Write("Dockerfile", dockerfile, 0)
+	commit := h.pull("synchronize", "p3")
+	var last run.Run
+	waitFor(t, "the end of the run of "+commit, func() bool {
+		var page apiclient.Runs
+		if err := json.Unmarshal([]byte(s.must("task", "list-runs", "hub", "-o", "json")), &page); err != nil {
+			t.Fatal(err)
+		}
+		last = page.Runs[0]
+		return last.Cause.Commit == commit && last.State.Final()
+	})
+	if last.State != run.Failed || !strings.Contains(last.Reason, reg.host) || !strings.Contains(last.Reason, "401") || reg.used("shared") {
+		t.Errorf("%s: %s", last.State, last.Reason)
+	}
 }
 
 // approveStranger has a pull request wait, approves it, and sees to it that the next one need not wait.

@@ -154,8 +154,12 @@ func parseMemory(s string) (int64, error) {
 // of a registry. A step that pulls wants that of the registry.
 func (a *attempt) imageOf(s *taskspec.Step) (string, error) {
 	image := s.Cmd.Image
-	if built, ok := a.images.find(image); ok && !s.Cmd.Pull {
+	built, ok := a.images.find(image)
+	if ok && !s.Cmd.Pull {
 		return built.output.Ref, nil
+	}
+	if ok && !built.pulled {
+		a.logs.say(s.ID, "warning: pull has %s taken from its registry, not the image of that name that step %s has built; leave pull out for that one", image, built.step)
 	}
 	ref, err := a.images.canonical(image)
 	if err != nil {

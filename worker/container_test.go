@@ -124,3 +124,21 @@ func TestPullIsRetriedAsTheStepSays(t *testing.T) {
 		t.Errorf("another failure: %v after %d tries", err, len(s.runs)-n)
 	}
 }
+
+// What a step pulls comes from the registry, and an image of the run that has the name is said to be passed over.
+func TestPullPassesOverImagesOfTheRun(t *testing.T) {
+	t.Parallel()
+	s := &script{}
+	g := newRig(t, s)
+	s.build = g.staging
+	r := fileRun("steps:\n- {id: b, build: \"-t app .\"}\n- {id: ours, cmd: app}\n- {id: theirs, cmd: app, pull: true}\n")
+	if rep := final(g.execute(t, g.assign(t, r, nil))); rep == nil || rep.Final != run.Succeeded {
+		t.Fatalf("%+v", rep)
+	}
+	if ours, theirs := s.runs[0].Image, s.runs[1].Image; !strings.Contains(ours, "@sha256:") || theirs != "docker.io/library/app:latest" {
+		t.Errorf("executed %s, then %s", ours, theirs)
+	}
+	if log := g.log(t, testRun); strings.Count(log, "warning: pull has app taken from its registry, not the image of that name that step b has built") != 1 {
+		t.Error(log)
+	}
+}

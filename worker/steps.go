@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/distribution/reference"
@@ -131,12 +132,15 @@ func (a *attempt) push(ctx context.Context, s *taskspec.Step) error {
 	return nil
 }
 
+// stepsOwn are the refusals of a publication that are due to what the step asks for.
+var stepsOwn = []error{registry.ErrTagExists, registry.ErrTagProtected, registry.ErrLocked, registry.ErrInvalid, registry.ErrDenied}
+
 func (a *attempt) publish(ctx context.Context, step string, pub registry.Publication) error {
 	if len(pub.Tags) == 0 {
 		return nil
 	}
 	published, err := a.w.publishPatiently(ctx, pub)
-	if errors.Is(err, registry.ErrTagExists) || errors.Is(err, registry.ErrTagProtected) || errors.Is(err, registry.ErrLocked) {
+	if slices.ContainsFunc(stepsOwn, func(r error) bool { return errors.Is(err, r) }) {
 		return &stepFailure{step, err}
 	}
 	if err != nil {

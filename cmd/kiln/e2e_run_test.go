@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
@@ -183,9 +184,9 @@ func testTask(t *testing.T, s *server) {
 
 // testStepRules runs a task whose steps fail, are retried and time out.
 func testStepRules(t *testing.T, s *server) {
-	dir := files(t, map[string]string{"Dockerfile": base, "acr-task.yaml": `
+	dir := files(t, map[string]string{"Dockerfile": base, "slow.Dockerfile": base + "RUN sleep 100\n", "acr-task.yaml": `
 steps:
-  - build: -t box .
+  - build: -t box -t {{.Run.Registry}}/kiln/staging/mine:1 .
   - id: ignored
     cmd: box sh -c 'exit 7'
     ignoreErrors: true
@@ -197,8 +198,12 @@ steps:
     cmd: box sh -c 'pwd; id -u; exit 0'
     workingDirectory: some/where
     user: "42"
+  - {id: slow-build, build: -f slow.Dockerfile ., timeout: 2, ignoreErrors: true, when: [acb_step_0]}
+  - {id: bad-build, build: -f no.Dockerfile ., startDelay: 1, ignoreErrors: true, when: [acb_step_0]}
+  - {id: bad-push, push: ["{{.Run.Registry}}/kiln/staging/mine:1"], startDelay: 1, ignoreErrors: true, when: [acb_step_0]}
   - id: slow
     cmd: box sleep 100
+    when: [dir, slow-build, bad-build, bad-push]
     timeout: 2
   - id: never
     cmd: box true
@@ -210,13 +215,17 @@ steps:
 	id := field(t, res.out, "id")
 	r := s.show(id)
 	want := map[string]run.StepState{"acb_step_0": run.StepSucceeded, "ignored": run.StepSucceeded, "retried": run.StepSucceeded,
-		"dir": run.StepSucceeded, "slow": run.StepTimeout, "never": run.StepSkipped}
+		"dir": run.StepSucceeded, "slow-build": run.StepSucceeded, "bad-build": run.StepSucceeded, "bad-push": run.StepSucceeded, "slow": run.StepTimeout, "never": run.StepSkipped}
 	for _, st := range r.Steps {
 		if st.State != want[st.ID] {
 			t.Errorf("step %s is %s, want %s (%s)", st.ID, st.State, want[st.ID], st.Error)
 		}
 		if st.ID == "ignored" && (st.ExitCode == nil || *st.ExitCode != 7) {
 			t.Errorf("exit code of ignored: %v, want 7", st.ExitCode)
+		}
+		why := map[string]string{"slow-build": "timed out after 2s", "bad-build": "no.Dockerfile", "bad-push": "kiln's own"}[st.ID]
+		if why != "" && (!strings.Contains(st.Error, why) || st.ID != "slow-build" && st.Started.Sub(r.Steps[0].Finished) < time.Second) {
+			t.Errorf("ignored failure of %s: %q, started %s after the build", st.ID, st.Error, st.Started.Sub(r.Steps[0].Finished))
 		}
 		if st.ID == "retried" && st.Tries != 3 {
 			t.Errorf("retried was executed %d times, want 3", st.Tries)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,7 +9,6 @@ import (
 	"kiln/internal/auth"
 	"kiln/internal/event"
 	"kiln/internal/registry"
-	"kiln/internal/store"
 	"kiln/worker"
 )
 
@@ -86,17 +84,6 @@ func (c *challenge) Challenge() string { return c.header }
 func serveRegistry(mux *http.ServeMux, r *registry.Store, keys *auth.Keys) {
 	mux.Handle(auth.TokenPath, keys.TokenHandler())
 	mux.Handle("/v2/", r.Handler(registryAccess{keys}))
-}
-
-// storedTokens returns how keys find the records of tokens.
-func storedTokens(tokens *store.Bucket[event.Token]) func(ctx context.Context, key string) (event.Token, error) {
-	return func(ctx context.Context, key string) (event.Token, error) {
-		t, _, err := tokens.Get(ctx, key)
-		if errors.Is(err, store.ErrNotFound) {
-			err = auth.ErrToken
-		}
-		return t, err
-	}
 }
 
 // staging is the right to stage images.

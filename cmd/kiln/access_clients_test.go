@@ -46,11 +46,10 @@ func TestTokensExpire(t *testing.T) {
 	if _, err := g.keys.Verify(t.Context(), lasting, now.Add(10_000*time.Hour)); err != nil {
 		t.Errorf("a token that does not expire: %v", err)
 	}
-	_, old := auth.NewToken("short", grants, now.Add(-time.Second))
-	old.Hash = record.Hash
-	_, err = g.store.Tokens.Put(t.Context(), auth.TokenKey("short"), old)
+	old, record := auth.NewToken("old", grants, now.Add(-time.Second))
+	_, err = g.store.Tokens.Create(t.Context(), auth.TokenKey("old"), record)
 	must(t, err)
-	if status, code, _ := g.do(t, "Bearer "+password, "GET", "/v2/team/app/manifests/1"); status != 401 || code != "UNAUTHORIZED" {
+	if status, code, _ := g.do(t, "Bearer "+old, "GET", "/v2/team/app/manifests/1"); status != 401 || code != "UNAUTHORIZED" {
 		t.Errorf("an expired token: %d %s", status, code)
 	}
 }

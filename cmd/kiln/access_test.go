@@ -53,14 +53,22 @@ func newGate(t *testing.T, anonymous ...string) *gate {
 	g := &gate{keys: keys, admin: strings.TrimSpace(string(token))}
 	g.store, err = store.Open(t.Context(), natstest.Start(t).JetStream(), time.Minute)
 	must(t, err)
-	keys.Stored = storedTokens(&g.store.Tokens)
+	book := newTokenBook(&g.store.Tokens, slog.Default())
+	keys.Stored = book.get
+	ctx, cancel := context.WithCancel(t.Context())
+	followed := make(chan error, 1)
+	go func() { followed <- book.run(ctx) }()
 	mux := http.NewServeMux()
 	serveRegistry(mux, images, keys)
-	mux.Handle("/api/", (&api.Server{Keys: keys, Store: g.store, Registry: images, Contexts: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
+	mux.Handle("/api/", (&api.Server{Keys: keys, Store: g.store, Registry: images, TokenDeleted: book.forget, Contexts: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
 		Status: func(context.Context) apiclient.Status { return apiclient.Status{} }}).Handler())
 	g.Server = httptest.NewServer(mux)
 	t.Cleanup(func() {
 		g.Close()
+		cancel()
+		if err := <-followed; err != nil {
+			t.Error(err)
+		}
 		if err := images.Close(); err != nil {
 			t.Error(err)
 		}

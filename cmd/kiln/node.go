@@ -59,6 +59,7 @@ type node struct {
 	host      string   // canonical name of the registry
 	aliases   []string // its other names
 	keys      *auth.Keys
+	tokens    *tokenBook
 	cert      *certificate // nil without TLS
 	identity  secret.Identity
 	registry  *registry.Store
@@ -217,7 +218,8 @@ func (n *node) openBus(ctx context.Context) error {
 	if n.store, err = openStore(ctx, n.bus.JetStream(), leaseTTL); err != nil {
 		return err
 	}
-	n.keys.Stored = storedTokens(&n.store.Tokens)
+	n.tokens = newTokenBook(&n.store.Tokens, n.log)
+	n.keys.Stored = n.tokens.get
 	if n.index, err = index.Open(filepath.Join(n.cfg.data, "index.db"), n.log); err != nil {
 		return err
 	}
@@ -265,6 +267,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	g.Go(func() error { return n.scheduler.Run(gctx) })
 	g.Go(func() error { return n.retention().Run(gctx) })
 	g.Go(func() error { return n.hooks.Run(gctx) })
+	g.Go(func() error { return n.tokens.run(gctx) })
 	g.Go(func() error { return n.intake.Run(gctx) })
 	g.Go(func() error { return n.notifier.Run(gctx) })
 
@@ -331,7 +334,7 @@ func (n *node) handler() http.Handler {
 		Contexts:   &source.Handler{Contexts: n.contexts, Fault: contextFault, Log: n.log},
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
-		Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
+		TokenDeleted: n.tokens.forget, Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
 		Cache: n.builder.cache, PruneCache: n.builder.pruneCache, Registry: n.registry, Collect: n.collect, Purge: n.purge, Import: n.importImage,
 	}).Handler())
 	mux.Handle(webhook.Prefix, n.delivery)

@@ -55,6 +55,8 @@ type Server struct {
 	KeepRuns time.Duration
 	// Hooks is what is needed to keep hooks.
 	Hooks HookConfig
+	// TokenDeleted is told which token, by key and ID, is good for nothing any more.
+	TokenDeleted func(key, id string)
 	// TestTarget sends an event to a target of notifications, once.
 	TestTarget func(ctx context.Context, t event.Target) error
 	// Cache tells what the build daemon keeps, of the records that one of the filters matches; PruneCache

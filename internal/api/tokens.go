@@ -102,5 +102,9 @@ func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request) error {
 		return &apiclient.Error{Status: http.StatusConflict, Code: apiclient.CodeConflict,
 			Message: fmt.Sprintf("token %q was changed by somebody else at the same time; it was not deleted", t.Name), Remedy: "try again"}
 	}
-	return answer(w, publicToken(t), err)
+	if err != nil {
+		return err
+	}
+	s.TokenDeleted(auth.TokenKey(t.Name), t.ID)
+	return answer(w, publicToken(t), nil)
 }

@@ -90,7 +90,7 @@ func (k *Keys) TokenHandler() http.Handler {
 			}
 		}
 		if err != nil {
-			refuse(w, err)
+			refuse(w, r, err)
 		}
 	})
 }
@@ -207,12 +207,15 @@ func (k *Keys) answer(w http.ResponseWriter, s Principal, now time.Time) error {
 }
 
 // refuse answers with an error as the registry does.
-func refuse(w http.ResponseWriter, err error) {
+func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	status, code, message := http.StatusInternalServerError, "UNKNOWN", "internal error"
 	switch {
 	case errors.Is(err, ErrToken):
 		w.Header().Set("WWW-Authenticate", `Basic realm="kiln"`)
-		status, code, message = http.StatusUnauthorized, "UNAUTHORIZED", "the password is no token of this server, or has expired"
+		status, code, message = http.StatusUnauthorized, "UNAUTHORIZED", "authentication required"
+		if r.Header.Get("Authorization") != "" || r.Method == http.MethodPost {
+			message = "the password is no token of this server, or has expired"
+		}
 	case errors.Is(err, errRequest):
 		status, code, message = http.StatusBadRequest, "UNSUPPORTED", err.Error()
 	}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"kiln/internal/auth"
+	"kiln/internal/event"
+	"kiln/internal/store"
+)
+
+// A tokenBook is the records of tokens, in memory as long as their store can be followed: to look one up then
+// takes no round trip. It is safe for concurrent use.
+type tokenBook struct {
+	stored *store.Bucket[event.Token]
+	log    *slog.Logger
+
+	mu     sync.RWMutex
+	tokens map[string]event.Token // by key
+	gone   map[string]string      // IDs of tokens that were deleted before the store told that they were made
+}
+
+const (
+	bookAgain = time.Second // how often it is tried to follow the store
+	maxGone   = 1000
+)
+
+func newTokenBook(stored *store.Bucket[event.Token], log *slog.Logger) *tokenBook {
+	return &tokenBook{stored: stored, log: log, tokens: map[string]event.Token{}, gone: map[string]string{}}
+}
+
+// get implements auth.Keys.Stored. A token that was just made is not in the book yet, but in the store.
+func (b *tokenBook) get(ctx context.Context, key string) (event.Token, error) {
+	b.mu.RLock()
+	t, ok := b.tokens[key]
+	b.mu.RUnlock()
+	if ok {
+		return t, nil
+	}
+	t, _, err := b.stored.Get(ctx, key)
+	if errors.Is(err, store.ErrNotFound) {
+		err = auth.ErrToken
+	}
+	return t, err
+}
+
+// forget removes a token that was deleted from the store, which may not have told so yet.
+func (b *tokenBook) forget(key, id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if t, ok := b.tokens[key]; ok {
+		if t.ID == id {
+			delete(b.tokens, key)
+		}
+		return
+	}
+	// The store may not even have told that it was made, or have told all already.
+	if len(b.gone) >= maxGone {
+		clear(b.gone)
+	}
+	b.gone[key] = id
+}
+
+// run follows the store until ctx ends.
+func (b *tokenBook) run(ctx context.Context) error {
+	again := time.NewTicker(bookAgain)
+	defer again.Stop()
+	for {
+		err := b.stored.Watch(ctx, ">", func(e *store.Entry[event.Token]) bool { b.note(e); return true })
+		b.close()
+		if err != nil {
+			b.log.Warn("tokens cannot be followed, trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+		}
+	}
+}
+
+// note puts what the store tells into the book.
+func (b *tokenBook) note(e *store.Entry[event.Token]) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case e == nil:
+	case e.Gone:
+		delete(b.tokens, e.Key)
+		delete(b.gone, e.Key)
+	case b.gone[e.Key] == e.Value.ID: // told before its end
+	default:
+		b.tokens[e.Key] = e.Value
+	}
+}
+
+// close empties the book: what is not followed may have changed.
+func (b *tokenBook) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	clear(b.tokens)
+	clear(b.gone)
+}

@@ -143,8 +143,12 @@ func (s *Server) guardFor(next http.HandlerFunc, roles ...auth.Role) http.Handle
 
 // route guards a handler, bounds its body, answers with the error it returns and tells how long that took.
 func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	guarded := s.guard(s.answering(h))
-	return func(w http.ResponseWriter, r *http.Request) { guarded(&timed{ResponseWriter: w, begin: time.Now()}, r) }
+	return timing(s.guard(s.answering(h)))
+}
+
+// timing tells how long a handler took.
+func timing(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) { next(&timed{ResponseWriter: w, begin: time.Now()}, r) }
 }
 
 // answering bounds the body that a handler gets, and answers with the error it returns.

@@ -31,7 +31,7 @@ func (s *Server) routeImages(mux *http.ServeMux) {
 // imageRoute is route for what a token with a permission for the repository may do as well. The handler
 // checks that it has it.
 func (s *Server) imageRoute(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	return s.guardFor(s.answering(h), auth.RoleAdmin, auth.RoleToken)
+	return timing(s.guardFor(s.answering(h), auth.RoleAdmin, auth.RoleToken))
 }
 
 // permit refuses a request of who has no permission for a repository.

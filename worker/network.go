@@ -50,7 +50,7 @@ func checkNetworks(t *taskspec.Task, file string) (taskspec.Warnings, taskspec.E
 			warnings = append(warnings, &taskspec.Error{File: file, Property: "networks",
 				Message: fmt.Sprintf("network %q: ", n.Name) + fmt.Sprintf(format, args...)})
 		}
-		if n.SkipCreation {
+		if n.SkipCreation && !slices.Contains([]string{netNone, netBridge, netDefault}, n.Name) {
 			warn("skipCreation has no effect on this worker: every network is made for the run, and removed with it")
 		}
 		if n.Driver != "" && n.Driver != netBridge {

@@ -176,7 +176,7 @@ func fileTask(spec run.Spec, vars taskspec.RunVars, opt PlanOptions) (*taskspec.
 	}
 	t, warnings, err := taskspec.Parse(f.Content, taskspec.Options{File: f.Name, Run: vars, Values: f.Values,
 		ValuesFile: f.ValuesName, Set: set, Redact: secrets, ImageAliases: opt.Images, Secrets: opt.Vault, AliasSource: aliasFile,
-		Encoded: spec.Context == "", DockerCommands: true})
+		Env: f.Env, Network: f.Network, WorkingDirectory: f.WorkingDirectory, Encoded: spec.Context == "", DockerCommands: true})
 	if unknown {
 		return nil, nil, nil // what the text will be, the worker will see
 	}

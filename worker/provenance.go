@@ -76,6 +76,9 @@ type external struct {
 	TaskFile   *resource      `json:"taskFile,omitempty"`
 	Values     *resource      `json:"values,omitempty"`
 	Set        []string       `json:"set,omitempty"`
+	Env        []string       `json:"env,omitempty"`
+	Network    string         `json:"network,omitempty"`
+	Directory  string         `json:"workingDirectory,omitempty"`
 	Build      *run.BuildSpec `json:"build,omitempty"`
 	SecretArgs []string       `json:"secretBuildArgs,omitempty"` // names
 	Secrets    []string       `json:"secrets,omitempty"`         // names
@@ -124,7 +127,7 @@ func (a *attempt) external() external {
 		if len(f.Values) > 0 {
 			e.Values = &resource{Name: f.ValuesName, Digest: digestSet(godigest.FromBytes(f.Values).String())}
 		}
-		e.Set = a.public(f.Set)
+		e.Set, e.Env, e.Network, e.Directory = a.public(f.Set), a.public(f.Env), f.Network, f.WorkingDirectory
 	}
 	if b := spec.Build; b != nil {
 		e.Build = &run.BuildSpec{Dockerfile: b.Dockerfile, Images: b.Images, BuildArgs: a.public(b.BuildArgs),

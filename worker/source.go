@@ -196,20 +196,22 @@ func (a *attempt) readOneOf(ctx context.Context, src Source, what string, names 
 	return "", nil, &planError{err}
 }
 
-// aliasFile reads a file that alias.src names.
+// aliasFile reads a file that alias.src names: from the working directory of the request if it is there, else from
+// the source.
 func (a *attempt) aliasFile(ctx context.Context, name string) ([]byte, error) {
 	if strings.Contains(name, "://") {
 		return nil, errors.New("files of other hosts are not read; copy it into the context")
 	}
-	name = strings.TrimPrefix(path.Clean(name), workspace+"/")
-	if err := insideSource(name); err != nil {
-		return nil, err
+	for _, dir := range []string{a.run.Spec.TaskFile.WorkingDirectory, ""} {
+		file := strings.TrimPrefix(path.Join(dir, name), workspace+"/")
+		if err := insideSource(file); err != nil {
+			return nil, err
+		}
+		if content, err := a.src.ReadFile(ctx, file, maxTaskFile); !errors.Is(err, fs.ErrNotExist) {
+			return content, err
+		}
 	}
-	content, err := a.src.ReadFile(ctx, name, maxTaskFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("is not in %s", a.where())
-	}
-	return content, err
+	return nil, fmt.Errorf("is not in %s", a.where())
 }
 
 func quoted(names []string) string {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"kiln/cmd/kiln/internal/render"
 	"kiln/internal/apiclient"
@@ -99,10 +100,20 @@ type documentFlags struct {
 	setSecrets []string
 	values     string
 	run        []string
-	env        []string
-	network    string
-	workdir    string
+	outside    outsideFlags
 	output     outputFlag
+}
+
+// outsideFlags are what steps of a task file have for which it names none.
+type outsideFlags struct {
+	env              []string
+	network, workdir string
+}
+
+func (f *outsideFlags) add(fl *pflag.FlagSet) {
+	fl.StringArrayVar(&f.env, "env", nil, "set `K=V` in the environment of all steps that do not set it; may be repeated")
+	fl.StringVar(&f.network, "network", "", "existing network that all steps join by default")
+	fl.StringVar(&f.workdir, "working-directory", "", "directory of steps that name none: relative to /workspace, or absolute")
 }
 
 func (f *documentFlags) add(cmd *cobra.Command) {
@@ -113,9 +124,7 @@ func (f *documentFlags) add(cmd *cobra.Command) {
 	fl.StringArrayVar(&f.setSecrets, "set-secret", nil, "say that .Values.`K` is a secret value; shown as ***; may be repeated")
 	fl.StringVar(&f.values, "values", "", "file of values, in YAML; found as the task file is")
 	fl.StringArrayVar(&f.run, "run", nil, "set a run variable `K=V`: "+strings.Join(runVariableNames(), ", ")+"; may be repeated")
-	fl.StringArrayVar(&f.env, "env", nil, "set `K=V` in the environment of all steps that do not set it; may be repeated")
-	fl.StringVar(&f.network, "network", "", "existing network that all steps join by default")
-	fl.StringVar(&f.workdir, "working-directory", "", "directory of steps that name none: relative to /workspace, or absolute")
+	f.outside.add(fl)
 }
 
 // optionalContext accepts a context directory or nothing.
@@ -170,8 +179,8 @@ func (c *cli) document(f documentFlags, args []string) (*document, error) {
 	}
 	d := &document{src: task.Content, dir: dir}
 	d.opt = taskspec.Options{
-		File: task.Name, Run: vars, Values: task.Values, ValuesFile: task.ValuesName, Set: task.Set, Env: f.env,
-		Network: f.network, WorkingDirectory: f.workdir, Encoded: dir == "", Redact: []string{standIn},
+		File: task.Name, Run: vars, Values: task.Values, ValuesFile: task.ValuesName, Set: task.Set, Env: f.outside.env,
+		Network: f.outside.network, WorkingDirectory: f.outside.workdir, Encoded: dir == "", Redact: []string{standIn},
 		Secrets:     func(taskspec.Secret) (string, error) { return standIn, nil },
 		AliasSource: d.aliasFile,
 	}

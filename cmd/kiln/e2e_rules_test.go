@@ -58,3 +58,34 @@ func testRulesOfBuilds(t *testing.T, s *server) {
 		t.Log(res.err)
 	}
 }
+
+// testOutside gives a task from outside what its steps do not say themselves.
+func testOutside(t *testing.T, s *server) {
+	s.must("build", "-t", "outside/box:1", files(t, map[string]string{"Dockerfile": base}))
+	dir := files(t, map[string]string{"sub/names.yaml": "box: outside/box:1\n", "acr-task.yaml": `version: v1.1.0
+alias: {src: [names.yaml]}
+steps:
+  - id: default
+    cmd: $Registry/$box sh -c 'echo $A $B $(pwd) $(ls /sys/class/net)'
+  - id: own
+    cmd: $Registry/$box sh -c 'echo $A $B $(pwd) $(ls /sys/class/net)'
+    env: [A=of-step]
+    workingDirectory: other
+    network: bridge
+`})
+	res := s.kiln("run", "--env", "A=outer", "--env", "B=outer too", "--working-directory", "sub", "--network", "none", dir)
+	if res.code != 0 {
+		t.Fatalf("exit code %d\n%s", res.code, res.err)
+	}
+	if strings.Contains(res.err, "warning") {
+		t.Error(res.err)
+	}
+	for _, want := range []string{"default | outer outer too /workspace/sub lo\n", "own | of-step outer too /workspace/other eth0 lo\n"} {
+		if !strings.Contains(res.err, want) {
+			t.Errorf("log lacks %q:\n%s", want, res.err)
+		}
+	}
+	if res := s.kiln("run", "--working-directory", "../up", "--cmd", "box true", "/dev/null"); res.code != 2 || !strings.Contains(res.err, `working directory "../up" leaves /workspace`) {
+		t.Errorf("a directory outside: exit code %d\n%s", res.code, res.err)
+	}
+}

@@ -27,11 +27,11 @@ func TestServer(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *server){
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
 		"docker": testDocker, "docker errors": testDockerErrors, "vaults": testVaultSecrets, "vault errors": testVaultErrors,
-		"step rules": testStepRules, "rules of builds": testRulesOfBuilds, "ends of steps": testEndsOfSteps, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
+		"step rules": testStepRules, "rules of builds": testRulesOfBuilds, "outside": testOutside, "ends of steps": testEndsOfSteps, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
-		"build options": testBuildOptions, "reproducible": testReproducible, "outside": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples,
+		"build options": testBuildOptions, "reproducible": testReproducible, "outside addresses": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

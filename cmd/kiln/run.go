@@ -32,6 +32,7 @@ type taskFlags struct {
 	set        []string
 	setSecrets []string
 	values     string
+	outside    outsideFlags
 	privileged bool
 }
 
@@ -58,6 +59,7 @@ func newRunCommand(c *cli) *cobra.Command {
 	fl.StringArrayVar(&f.set, "set", nil, "set a value `K=V` for .Values.K; may be repeated")
 	fl.StringArrayVar(&f.setSecrets, "set-secret", nil, "set a secret value `K[=V]` for .Values.K; without =V, the safe form, it takes the environment variable K; may be repeated")
 	fl.StringVar(&f.values, "values", "", "file of values, in YAML; found as the task file is")
+	f.outside.add(fl)
 	fl.BoolVar(&f.privileged, "allow-privileged", false, "let steps have privileged containers; the server must be started with the same option")
 	f.addPlatform(cmd, "platform to build for, `os[/arch[/variant]]` (default the worker's)")
 	f.addRest(cmd)
@@ -98,6 +100,7 @@ func (c *cli) runTask(ctx context.Context, f taskFlags, single bool, dir string)
 	if err := addValues(task, f, dir); err != nil {
 		return err
 	}
+	task.Env, task.Network, task.WorkingDirectory = f.outside.env, f.outside.network, f.outside.workdir
 	submit.Spec.TaskFile = task
 	return c.start(ctx, job{dir: dir, submit: submit, flags: f.runFlags})
 }

@@ -172,6 +172,10 @@ type TaskFileSpec struct {
 	// and Values are empty then.
 	FromContext bool     `json:"fromContext,omitempty"`
 	Set         []string `json:"set,omitempty"` // K=V
+	// Env, Network and WorkingDirectory are what steps have for which the task names none.
+	Env              []string `json:"env,omitempty"` // K=V
+	Network          string   `json:"network,omitempty"`
+	WorkingDirectory string   `json:"workingDirectory,omitempty"`
 }
 
 // A Step is the record of one step of a run.

@@ -136,15 +136,15 @@ steps:
 
 func testGitTask(t *testing.T, s gitServer) {
 	task := strings.Replace(gitTask, "'{{.Run.Registry}}/git/{{.Values.name}}:{{.Run.ID}}', ", "", 1)
-	_, url := s.repository("task", map[string]string{"Dockerfile": base, "a": "text of a\n", "dir/b": "text of b\n", "acr-task.yaml": task,
-		"ci/other.yaml": "version: v1.1.0\nsteps:\n- build: -t x .\n- cmd: x echo {{.Values.word}} {{.Values.more}}\n", "ci/values.yaml": "word: from-values\n",
+	r, url := s.repository("task", map[string]string{"Dockerfile": base, "a": "text of a\n", "dir/b": "text of b\n", "acr-task.yaml": task,
+		"ci/other.yaml": "version: v1.1.0\nsteps:\n- build: -t x .\n- cmd: x echo {{.Values.word}} {{.Values.more}} $Commit $Branch $OS/$Architecture {{.Run.TriggeredBy}}\n", "ci/values.yaml": "word: from-values\n",
 		"bad.yaml": "version: v1.1.0\nsteps:\n- cmd: x\n  retries: y\n"})
 	res := s.kiln("run", url)
 	if res.code != 0 || !strings.Contains(res.err, "text of a") || !strings.Contains(res.err, "text of b") || !strings.Contains(res.out, "/git/task:") {
 		t.Errorf("default task file: exit code %d\n%s%s", res.code, res.out, res.err)
 	}
 	res = s.kiln("run", "-f", "ci/other.yaml", "--values", "ci/values.yaml", "--set", "more=from-set", url+"#main")
-	if res.code != 0 || !strings.Contains(res.err, "from-values from-set") {
+	if res.code != 0 || !strings.Contains(res.err, "from-values from-set "+r.Git("rev-parse", "HEAD")+" main linux/amd64 manual\n") {
 		t.Errorf("named task file: exit code %d\n%s", res.code, res.err)
 	}
 	for file, want := range map[string]string{

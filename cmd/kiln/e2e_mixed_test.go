@@ -46,7 +46,7 @@ func mixedRuns(t *testing.T, s *server, kills, calm int) {
 	for i := range kills {
 		m := mixture{script: "echo begun; sleep 3", state: run.Succeeded, says: "attempt 2, on worker"}
 		id, log := m.begin(t, s, i)
-		waitUntil(t, time.Minute, func() bool { return strings.Contains(log.String(), "begun") }, func() string { return "no container:\n" + log.String() })
+		waitUntil(t, 3*time.Minute, func() bool { return strings.Contains(log.String(), "begun") }, func() string { return "no container:\n" + log.String() })
 		switch i % 3 {
 		case 0:
 			_ = syscall.Kill(s.daemon(), syscall.SIGKILL)
@@ -67,7 +67,7 @@ func mixedRuns(t *testing.T, s *server, kills, calm int) {
 		m, log := mixtures[i%len(mixtures)], &syncBuffer{}
 		ids[i], log = m.begin(t, s, kills+i)
 		if m.cancel {
-			waitUntil(t, time.Minute, func() bool { return strings.Contains(log.String(), "begun") }, func() string { return "no container:\n" + log.String() })
+			waitUntil(t, 3*time.Minute, func() bool { return strings.Contains(log.String(), "begun") }, func() string { return "no container:\n" + log.String() })
 			s.must("cancel", ids[i])
 		}
 	}

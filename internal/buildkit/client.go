@@ -78,8 +78,8 @@ type Client struct {
 	worker lazy[*client.WorkerInfo] // of the daemon
 	seeds  seeds
 
-	unshown   atomic.Bool // trees cannot be mounted for the daemon
-	retaining sync.Mutex  // held while a source is transferred for later sessions
+	unshown   atomic.Int32 // times in a row that a tree could not be shown to the daemon
+	retaining sync.Mutex   // held while a source is transferred for later sessions
 
 	freeing sync.Mutex   // held while the disk is being freed
 	freed   atomic.Int64 // times that it was

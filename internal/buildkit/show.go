@@ -24,7 +24,7 @@ const treePrefix = "kiln-tree-"
 
 // treesDir returns where the daemon takes trees that are mounted, "" if it does not.
 func (c *Client) treesDir(ctx context.Context) (string, error) {
-	if c.link.network != "unix" || c.unshown.Load() {
+	if c.link.network != "unix" || c.unshown.Load() >= maxUnshown {
 		return "", nil // it is on another machine, perhaps
 	}
 	w, err := c.worker.get(ctx, c.firstWorker)
@@ -34,8 +34,11 @@ func (c *Client) treesDir(ctx context.Context) (string, error) {
 	return w.Labels[treefs.Label], nil
 }
 
-// show mounts a tree and returns what it is on the daemon. If that cannot be done here, nothing is returned
-// and it is not tried again.
+// maxUnshown is how often in a row a tree could not be shown until it is not tried any more: there is no
+// /dev/fuse, or the daemon has another view of the disk.
+const maxUnshown = 3
+
+// show mounts a tree and returns what it is on the daemon, nil if it has to be transferred.
 func (g *gateway) show(ctx context.Context, dir string, tree *treefs.Tree, of *transfer) (gwclient.Reference, error) {
 	s := &g.shown
 	s.mu.Lock()
@@ -46,16 +49,17 @@ func (g *gateway) show(ctx context.Context, dir string, tree *treefs.Tree, of *t
 	name := treePrefix + g.session.token
 	m, err := treefs.Show(dir, name, tree, of.files.Open)
 	if err != nil {
-		g.session.client.unshown.Store(true)
+		g.session.client.unshown.Add(1)
 		return nil, err
 	}
 	ref, err := g.evaluate(ctx, llb.NewState(llb.NewSource(treefs.Scheme+"://"+name, nil, llb.Constraints{}).Output()))
 	if err != nil {
 		if _, engine := g.failure(ctx, err); !engine {
-			g.session.client.unshown.Store(true) // the daemon does not see what is mounted here
+			g.session.client.unshown.Add(1) // the daemon does not see what is mounted here
 		}
 		return nil, errors.Join(err, m.End())
 	}
+	g.session.client.unshown.Store(0)
 	s.mount, s.of = m, of
 	return ref, nil
 }
@@ -90,7 +94,7 @@ func (s *runSession) Retain(ctx context.Context) {
 func (s *shown) worthwhile() *transfer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.mount == nil || s.mount.Read() < int64(len(s.of.listing.entries)/readPart) {
+	if s.mount == nil || len(s.of.listing.entries) > maxSeedEntries || s.mount.Read() < int64(len(s.of.listing.entries)/readPart) {
 		return nil
 	}
 	return s.of

@@ -32,8 +32,15 @@ type server struct {
 
 	mu     sync.Mutex
 	copies map[int]*fileCopy
+	last   wholeFile // that was read in parts
 
 	read atomic.Int64 // files
+}
+
+// A wholeFile is the content of a small file.
+type wholeFile struct {
+	node    int
+	content []byte
 }
 
 // A fileCopy is a large file on disk.
@@ -172,7 +179,10 @@ func (s *server) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.Read
 	s.slots <- struct{}{}
 	defer func() { <-s.slots }()
 	n, err := s.readAt(i, buf[:min(int64(len(buf)), size-int64(in.Offset))], int64(in.Offset))
-	if err != nil {
+	switch {
+	case errors.Is(err, unix.ENOSPC):
+		return nil, fuse.Status(unix.ENOSPC)
+	case err != nil:
 		return nil, fuse.EIO
 	}
 	return fuse.ReadResultData(buf[:n]), fuse.OK
@@ -196,22 +206,36 @@ func (s *server) readAt(i int, buf []byte, offset int64) (int, error) {
 	return f.ReadAt(buf, offset)
 }
 
-// readWhole reads a small file to its end, where its content is verified.
+// readWhole reads a small file to its end, where its content is verified. The kernel mostly asks for all of it.
 func (s *server) readWhole(i int, buf []byte, offset, size int64) (int, error) {
+	if offset == 0 && int64(len(buf)) == size {
+		return len(buf), s.readFile(i, buf)
+	}
+	s.mu.Lock()
+	last := s.last
+	s.mu.Unlock()
+	if last.node != i || last.content == nil {
+		last = wholeFile{node: i, content: make([]byte, size)}
+		if err := s.readFile(i, last.content); err != nil {
+			return 0, err
+		}
+		s.mu.Lock()
+		s.last = last
+		s.mu.Unlock()
+	}
+	return copy(buf, last.content[offset:]), nil
+}
+
+// readFile fills content with the file, which is of that size.
+func (s *server) readFile(i int, content []byte) error {
 	rc, err := s.open(s.tree.path(i))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer rc.Close()
 	s.read.Add(1)
-	if offset == 0 && int64(len(buf)) == size {
-		return io.ReadFull(rc, buf)
-	}
-	whole := make([]byte, size)
-	if _, err := io.ReadFull(rc, whole); err != nil {
-		return 0, err
-	}
-	return copy(buf, whole[offset:]), nil
+	_, err = io.ReadFull(rc, content)
+	return err
 }
 
 // copied makes the copy of a large file, once.

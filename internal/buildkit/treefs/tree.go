@@ -92,6 +92,9 @@ func (t *Tree) add(st *types.Stat) error {
 			n.mode |= kernel
 		}
 	}
+	if !fs.ValidPath(st.Path) || st.Path == "." {
+		return fmt.Errorf("%q is no path of a file", st.Path)
+	}
 	if len(t.nodes) >= maxNodes || len(t.names)+len(st.Path) > maxNames {
 		return fmt.Errorf("more than %d files, or %d bytes of paths, cannot be shown", maxNodes, maxNames)
 	}
@@ -103,7 +106,7 @@ func (t *Tree) add(st *types.Stat) error {
 		t.within = t.within[:len(t.within)-1]
 	}
 	parent := t.within[len(t.within)-1]
-	if t.path(parent) != dir || st.Path == "" {
+	if t.path(parent) != dir {
 		return fmt.Errorf("%q comes without its directory", st.Path)
 	}
 	n.parent = int32(parent)

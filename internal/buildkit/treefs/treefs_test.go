@@ -77,6 +77,12 @@ func TestMountHasWhatTheTreeHas(t *testing.T) {
 	}
 	shell(t, m.dir, "! echo x > new; ! rm empty") // as root
 	want, got := shell(t, dir, "tail -c 70001 large | head -c 333 | sha256sum"), shell(t, m.dir, "tail -c 70001 large | head -c 333 | sha256sum")
+	for _, f := range []string{"d1/sub/128", "empty"} { // in parts
+		script := "dd iflag=direct bs=4096 if=" + f + " 2>/dev/null | sha256sum"
+		if got, want := shell(t, m.dir, script), shell(t, dir, "sha256sum < "+f); got != want {
+			t.Errorf("%s is %q, want %q", f, got, want)
+		}
+	}
 	if want != got {
 		t.Errorf("a part of a file is %q, want %q", got, want)
 	}
@@ -171,6 +177,7 @@ func TestTreesThatCannotBeShown(t *testing.T) {
 		"hard link":    {{Path: "a", Mode: 0o644}, {Path: "b", Mode: 0o644, Linkname: "a"}},
 		"device":       {{Path: "a", Mode: uint32(fs.ModeDevice | 0o644)}},
 		"no name":      {{Path: "", Mode: 0o644}},
+		"way out":      {{Path: "..", Mode: uint32(fs.ModeDir | 0o755)}},
 	} {
 		tree := New()
 		for _, st := range entries {

@@ -132,7 +132,7 @@ func (d *Decider) commit(ctx context.Context, e *entry) (string, error) {
 // scan reads what a task is built on from its files at a commit.
 func (d *Decider) scan(ctx context.Context, e *entry, commit string) (event.Links, error) {
 	if !e.git() {
-		return links.Scan(e.task, d.Registry, d.Aliases, func(path string) ([]byte, error) {
+		return links.Scan(e.task, d.Registry, d.Aliases, d.ImageAliases, func(path string) ([]byte, error) {
 			return nil, fmt.Errorf("%s: the files of this context are not looked at before a run", path)
 		}), nil
 	}
@@ -147,7 +147,7 @@ func (d *Decider) scan(ctx context.Context, e *entry, commit string) (event.Link
 	err = d.hosts.ask(ctx, e.context.URL, fetchWithin, func(ctx context.Context) error { // the life of the source
 		src, err := d.Mirrors.Open(ctx, git.Ref{URL: e.context.URL, Ref: e.context.Ref, Commit: commit, Subdir: e.context.Subdir}, cred)
 		if err == nil {
-			found = links.Scan(e.task, d.Registry, d.Aliases, func(path string) ([]byte, error) { return src.ReadFile(ctx, path, maxScanned) })
+			found = links.Scan(e.task, d.Registry, d.Aliases, d.ImageAliases, func(path string) ([]byte, error) { return src.ReadFile(ctx, path, maxScanned) })
 		}
 		return err
 	})

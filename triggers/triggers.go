@@ -53,6 +53,9 @@ type Decider struct {
 	Images   *watch.Watcher // nil if base images are not looked up
 	Registry string         // host of the co-located registry, as images name it
 	Aliases  graph.Aliases
+	// ImageAliases are the names that task files may use for images, as the operator has chosen them; nil means
+	// the usual ones.
+	ImageAliases map[string]string
 	// Secret returns the value of a secret, for the repositories of tasks.
 	Secret func(ctx context.Context, name string) (string, error)
 	// Keys open the repositories of tasks that are reached by ssh and name no secret.

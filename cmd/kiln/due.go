@@ -27,11 +27,13 @@ func (n *node) openDecider(context.Context) error {
 			aliases[a] = n.host
 		}
 	}
+	images, _ := n.cfg.steps.images() // validated
 	n.logins = &logins{tasks: n.store.Tasks.List, secrets: n.secrets(), shared: n.registryLogins(), log: n.log}
 	n.images = &watch.Watcher{Store: n.store, Bus: n.bus, Local: digests{n.registry}, Registry: n.host, Every: n.cfg.pollEvery, Log: n.log,
 		Dial: n.forgeGuard().Dial, Login: n.logins.of}
 	n.decider = &triggers.Decider{Bus: n.bus, Store: n.store, Mirrors: n.mirrors, Clock: &alarms.Clock{Bus: n.bus, Log: n.log},
-		Images: n.images, Registry: n.host, Aliases: aliases, Secret: n.secrets().Value, Keys: n.gitKeys(), Every: n.cfg.reconcileEvery, Log: n.log,
+		Images: n.images, Registry: n.host, Aliases: aliases, ImageAliases: images, Secret: n.secrets().Value, Keys: n.gitKeys(),
+		Every: n.cfg.reconcileEvery, Log: n.log,
 		ForgeHTTP: n.forgeGuard().Client(forgeTimeout), Forges: n.cfg.forgeHosts()}
 	return nil
 }

@@ -16,8 +16,9 @@ const (
 
 // files reads each file of a context once.
 type files struct {
-	read  Reader
-	known map[string]file
+	read   Reader
+	known  map[string]file
+	images map[string]string // aliases of images, which task files may use
 }
 
 type file struct {

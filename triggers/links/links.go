@@ -36,12 +36,13 @@ type Reader func(path string) ([]byte, error)
 // Scan returns the links of a task: the images that its build steps are built from and, as build-time
 // ones, those that its cmd steps run in; and the images that it pushes under a tag that stays the same.
 // Names are those of graph.Canonical with aliases, sorted, each once. A name without a registry that a
-// build of a single Dockerfile pushes is in registryHost. Read may be nil if the task has no context.
-// Commit and Updated are the caller's to set.
-func Scan(t *task.Task, registryHost string, aliases graph.Aliases, read Reader) event.Links {
+// build of a single Dockerfile pushes is in registryHost. Images are the aliases of images that the operator has
+// chosen, nil for the usual ones. Read may be nil if the task has no context. Commit and Updated are the
+// caller's to set.
+func Scan(t *task.Task, registryHost string, aliases graph.Aliases, images map[string]string, read Reader) event.Links {
 	s := scanner{aliases: aliases, said: map[string]bool{}}
 	s.links = event.Links{TaskUID: t.UID, Task: t.Name, From: FromScan}
-	files := &files{read: read, known: map[string]file{}}
+	files := &files{read: read, known: map[string]file{}, images: images}
 	var found [2]findings
 	for i := range found {
 		spec, err := prepare(t, registryHost, standIns[i], files)

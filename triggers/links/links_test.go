@@ -67,7 +67,7 @@ func golden(t *testing.T, archive string) {
 		t.Fatalf("%d tasks: %v", len(tasks), err)
 	}
 	tasks[0].UID = "uid"
-	l := links.Scan(tasks[0], host, aliases, reader(context))
+	l := links.Scan(tasks[0], host, aliases, map[string]string{"tool": "registry.example.com/team/tool:1"}, reader(context))
 	if l.TaskUID != "uid" || l.Task != tasks[0].Name || l.From != links.FromScan {
 		t.Errorf("links of %q %q from %q", l.TaskUID, l.Task, l.From)
 	}
@@ -124,7 +124,7 @@ func TestWhatIsReadIsBounded(t *testing.T) {
 	def := &task.Task{Name: "many", Context: "https://git.example/r.git", Step: task.Step{File: &task.File{Path: "acb.yaml"}}}
 	def.Normalize()
 	reads := map[string]int{}
-	l := links.Scan(def, host, nil, func(path string) ([]byte, error) {
+	l := links.Scan(def, host, nil, nil, func(path string) ([]byte, error) {
 		reads[path]++
 		switch path {
 		case "acb.yaml":
@@ -159,12 +159,12 @@ func TestTaskWithoutAContextReadsNothing(t *testing.T) {
 	t.Parallel()
 	def := &task.Task{Name: "none", Step: task.Step{Inline: &task.Inline{Task: "steps:\n  - cmd: bash -c 'echo hi'\n"}}}
 	def.Normalize()
-	l := links.Scan(def, host, nil, nil)
+	l := links.Scan(def, host, nil, nil, nil)
 	if len(l.Unresolved) != 0 || len(l.Bases) != 1 || l.Bases[0].Kind != string(graph.Buildtime) {
 		t.Errorf("links %+v", l)
 	}
 	def.Step.Inline.Task = "steps:\n  - build: -t x .\n"
-	l = links.Scan(def, host, nil, nil)
+	l = links.Scan(def, host, nil, nil, nil)
 	if len(l.Unresolved) != 1 || !strings.Contains(l.Unresolved[0], "there is no context") {
 		t.Errorf("links %+v", l)
 	}

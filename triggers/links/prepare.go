@@ -56,7 +56,8 @@ func (s standIn) vars(t *task.Task, registryHost string) taskspec.RunVars {
 func prepare(t *task.Task, registryHost string, s standIn, files *files) (*taskspec.Task, error) {
 	vars := s.vars(t, registryHost)
 	opt := taskspec.Options{Run: vars, Set: settings(t, s), Redact: []string{s.secret()}, Encoded: t.Context == "", DockerCommands: true,
-		Secrets: func(taskspec.Secret) (string, error) { return s.secret(), nil }, AliasSource: files.alias}
+		Secrets: func(taskspec.Secret) (string, error) { return s.secret(), nil }, AliasSource: files.alias,
+		ImageAliases: files.images}
 	switch {
 	case t.Step.Build != nil:
 		return buildTask(t, vars, s)

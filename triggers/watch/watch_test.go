@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -303,6 +304,39 @@ func TestMoveThatSomebodyElseFindsIsTold(t *testing.T) {
 	}
 	if p := next(t, told); p.Digest != dy {
 		t.Errorf("told of %s, want %s", p.Digest, dy)
+	}
+}
+
+// TestPollsAreSpread has a watcher that polls as often as it does by default.
+func TestPollsAreSpread(t *testing.T) {
+	t.Parallel()
+	f, w := startForeign(t), newWatcher(t, natstest.Start(t))
+	w.Every = 0
+	const images = 12
+	names := make([]graph.Name, images)
+	digests := make([]string, images)
+	for i := range names {
+		tag := fmt.Sprint("base:v", i)
+		names[i], digests[i] = f.name(tag), f.push(tag, image(t))
+	}
+	begun := time.Now()
+	run(t, w)
+	w.Track(names)
+	var first, last time.Time
+	for i, n := range names {
+		next := seen(t, w, n, digests[i]).Next
+		if next.Before(begun.Add(9*time.Minute)) || next.After(time.Now().Add(11*time.Minute)) {
+			t.Errorf("%s is polled again after %s, want 10 minutes, less or more by up to a tenth", n, next.Sub(begun))
+		}
+		if i == 0 || next.Before(first) {
+			first = next
+		}
+		if next.After(last) {
+			last = next
+		}
+	}
+	if last.Sub(first) < time.Second {
+		t.Errorf("all are polled again within %s", last.Sub(first))
 	}
 }
 

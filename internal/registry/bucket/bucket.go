@@ -70,7 +70,7 @@ func Parse(location string) (Config, error) {
 	}
 	c := Config{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/")}
 	if !validPrefix(c.Prefix) {
-		return Config{}, fmt.Errorf("prefix: want at most %d letters, digits and -_./ without empty parts, . and ..", maxPrefix)
+		return Config{}, fmt.Errorf("prefix: want at most %d letters, digits and -_./ with no empty part and none of dots alone", maxPrefix)
 	}
 	query, err := url.ParseQuery(u.RawQuery)
 	if err != nil {

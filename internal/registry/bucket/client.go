@@ -87,7 +87,7 @@ func ReadCredentials(path string) (Credentials, error) {
 		return Credentials{}, fmt.Errorf("%s: %w", path, err)
 	}
 	if c.AccessKey == "" || c.SecretKey == "" {
-		return Credentials{}, fmt.Errorf("%s: want lines aws_access_key_id = ... and aws_secret_access_key = ...", path)
+		return Credentials{}, fmt.Errorf("%s: want a line aws_access_key_id = KEY and a line aws_secret_access_key = SECRET", path)
 	}
 	return c, nil
 }

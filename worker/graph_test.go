@@ -405,3 +405,28 @@ func TestTheWorkspaceIsPreparedForThoseWhoUseIt(t *testing.T) {
 		}
 	}
 }
+
+// TestRetainingEndsWithTheWorker lets the engine prepare for later runs: not after a run that was stopped, and no
+// longer than the worker works.
+func TestRetainingEndsWithTheWorker(t *testing.T) {
+	t.Parallel()
+	retained, stopping := 0, make(chan struct{})
+	s := &script{retain: func() {
+		retained++
+		close(stopping)
+	}}
+	a := detached(t, fileRun("version: v1.1.0\nsteps:\n- cmd: img\n"), s)
+	a.w.stopping = stopping
+	a.retain(t.Context()) // without a source there is nothing to be kept
+	a.src = &files{}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	a.retain(ended)
+	if retained != 0 {
+		t.Fatal("retained after a run that was stopped, or that has no source")
+	}
+	a.retain(t.Context())
+	if retained != 1 {
+		t.Errorf("retained %d times, want once", retained)
+	}
+}

@@ -27,6 +27,7 @@ type script struct {
 	builds   []solve.Build
 	closed   int
 	prepared int
+	retain   func()
 }
 
 func (s *script) Open(cfg solve.SessionConfig) solve.Session {
@@ -36,8 +37,13 @@ func (s *script) Open(cfg solve.SessionConfig) solve.Session {
 	return s
 }
 
-// Retain keeps nothing.
-func (s *script) Retain(context.Context) {}
+// Retain tells that it was asked for and takes until ctx ends.
+func (s *script) Retain(ctx context.Context) {
+	if s.retain != nil {
+		s.retain()
+		<-ctx.Done()
+	}
+}
 
 func (s *script) Prepare(context.Context) {
 	s.mu.Lock()

@@ -243,14 +243,14 @@ func (r *rig) last(t *task.Task, track decide.Track) event.Decision {
 
 func (r *rig) eventually(what string, ok func() bool) {
 	r.t.Helper()
-	deadline, tick := time.After(20*time.Second), time.NewTicker(10*time.Millisecond)
+	deadline, tick := time.After(time.Minute), time.NewTicker(10*time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
 			r.dump()
-			r.t.Fatalf("not within 20 s: %s", what)
+			r.t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func ParseDocker(args, env []string) (*DockerCall, Warnings, error) {
 // CallsDocker reports whether the container of a step is to have a docker program: whether the step's author
 // names it in the command or the environment. It is not given to others, because it can push.
 func (s *Step) CallsDocker() bool {
-	if s.Cmd == nil || s.Cmd.Docker != nil {
+	if s.Cmd == nil || !s.Cmd.InContainer() {
 		return false
 	}
 	return slices.ContainsFunc(slices.Concat([]string{s.Cmd.Image}, s.Cmd.Args, s.Cmd.EntryPoint, s.Env), namesDocker)

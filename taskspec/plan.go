@@ -179,7 +179,7 @@ func (b *planner) step(s *Step) PlanStep {
 			if d.Command == "pull" {
 				ps.Pulls = []string{fullReference(d.Args[0])}
 			}
-		} else if full := fullReference(s.Cmd.Image); full != "" && b.builtBefore(s, full) == "" {
+		} else if full := fullReference(s.Cmd.Image); s.Cmd.InContainer() && full != "" && b.builtBefore(s, full) == "" {
 			ps.Pulls = []string{full}
 		}
 	default:

@@ -120,6 +120,7 @@ func (p *parser) finishSteps(t *Task, doc *document, taskEnv []envEntry) {
 		}
 		p.warnWithout(s)
 		p.finishDocker(s)
+		p.finishPurge(s)
 		s.Line = p.line(s.node)
 		step := s.Step
 		t.Steps = append(t.Steps, &step)

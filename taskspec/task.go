@@ -117,7 +117,11 @@ type Cmd struct {
 	AddHosts      []string // --add-host values as written: HOST:IP
 	EnvFiles      []string // --env-file values as written; what they say comes before the step's environment
 	Docker        *Docker  // set if no container is needed: the step is a docker command
+	Purge         *Purge   // likewise: it is acr purge
 }
+
+// InContainer reports whether the step needs a container: whether the worker does not do by itself what it says.
+func (c *Cmd) InContainer() bool { return c.Docker == nil && c.Purge == nil }
 
 // A Network is one entry of the task's networks.
 type Network struct {

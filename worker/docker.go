@@ -26,9 +26,8 @@ import (
 	"kiln/taskspec"
 )
 
-// docker executes a step that is a docker command, on the images of the run: there is no daemon.
-func (a *attempt) docker(ctx context.Context, s *taskspec.Step) error {
-	text, err := a.dockerCommand(ctx, s.Cmd.Docker)
+// said ends a step that the worker has executed by itself: it logs what the command prints.
+func (a *attempt) said(ctx context.Context, s *taskspec.Step, text string, err error) error {
 	if text != "" {
 		a.logs.add(s.ID, []event.LogEntry{{Time: time.Now().UTC(), Stream: event.StreamStdout, Data: []byte(text)}})
 	}

@@ -69,7 +69,7 @@ func (a *attempt) runGraph(ctx context.Context) error {
 // prepare has the workspace made ready while the steps are executed that come before the first one that
 // works in it.
 func (a *attempt) prepare(ctx context.Context) {
-	if slices.ContainsFunc(a.task.Steps, func(s *taskspec.Step) bool { return s.Kind == taskspec.KindCmd && s.Cmd.Docker == nil }) {
+	if slices.ContainsFunc(a.task.Steps, func(s *taskspec.Step) bool { return s.Kind == taskspec.KindCmd && s.Cmd.InContainer() }) {
 		a.session.Prepare(ctx)
 	}
 }

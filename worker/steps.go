@@ -48,8 +48,13 @@ func inWorkspace(dir string) (string, error) {
 }
 
 func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) error {
-	if s.Cmd.Docker != nil {
-		return a.docker(ctx, s)
+	switch {
+	case s.Cmd.Docker != nil:
+		text, err := a.dockerCommand(ctx, s.Cmd.Docker)
+		return a.said(ctx, s, text, err)
+	case s.Cmd.Purge != nil:
+		text, err := a.purge(ctx, s.Cmd.Purge)
+		return a.said(ctx, s, text, err)
 	}
 	image, err := a.imageOf(s)
 	if err != nil {

@@ -20,9 +20,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"kiln/internal/apiclient"
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/registry"
+	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/solve"
 	"kiln/internal/store"
@@ -69,6 +71,8 @@ type Worker struct {
 	Vault func(ctx context.Context, url string) (string, error)
 	// SSHKeys are private keys in PEM, by ID, that builds may use for --ssh if they bring none.
 	SSHKeys map[string][]byte
+	// Purge deletes old images of the co-located registry for a run that may. Nil means that none may.
+	Purge func(ctx context.Context, r run.Run, p apiclient.Purge) (apiclient.Purged, error)
 	// Privileged says that the daemon executes privileged containers, for runs that allow them.
 	Privileged bool
 

@@ -24,11 +24,11 @@ import (
 func TestTriggers(t *testing.T) {
 	reg := startPrivate(t, map[string]string{"shared": "Pw-of-the-server"})
 	t.Setenv("SHARED_PW", "Pw-of-the-server")
-	s := startServer(t, "--allow-source", "127.0.0.0/8", "--registry-login", reg.host+"=shared:env:SHARED_PW")
+	s := startServer(t, "--allow-source", "127.0.0.0/8", "--registry-login", reg.host+"=shared:env:SHARED_PW", "--allow-purge", purgesGranted)
 	for name, test := range map[string]func(*testing.T, *server){
 		"push": testPush, "base image": testBaseImage, "cascade": testCascade, "timer": testTimer,
 		"lost event": testLostEvent, "why not": testWhyNot, "ask": testAskForTask, "private": testPrivateRepository,
-		"task file": testTaskFileOfRepository, "github": func(t *testing.T, s *server) { testGitHub(t, s, reg) }, "registry hook": testRegistryHook,
+		"task file": testTaskFileOfRepository, "github": func(t *testing.T, s *server) { testGitHub(t, s, reg) }, "registry hook": testRegistryHook, "purge": testPurge,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

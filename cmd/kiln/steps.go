@@ -26,6 +26,7 @@ type stepConfig struct {
 	vaults     []string
 	sshKeys    map[string]string // files by ID
 	logins     []string          // for registries
+	purges     []string          // who may purge what
 }
 
 func (s *stepConfig) add(f *pflag.FlagSet) {
@@ -34,6 +35,7 @@ func (s *stepConfig) add(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.vaults, "vault", nil, "`HOST=env:PREFIX|file:DIR|store:PREFIX`: where the secrets are that task files name as keyvault: https://HOST/secrets/NAME; may be repeated")
 	f.StringToStringVar(&s.sshKeys, "ssh-key", nil, "`ID=FILE`: a private key that builds may use for --ssh ID if they bring none. With a host as ID it also opens the git repositories there that runs reach by ssh without a secret of their own, and with default those of all others; may be repeated")
 	f.StringArrayVar(&s.logins, "registry-login", nil, "`HOST=USER:SOURCE` with the source of the password as env:VARIABLE, file:PATH or store:SECRET: how runs sign in to a registry that their task has no credential for; may be repeated")
+	f.StringArrayVar(&s.purges, "allow-purge", nil, "`TASK[=REPOSITORY]`: a task whose acr purge steps may delete images, of the repositories that the pattern matches (team/*; default all); * is every run; may be repeated")
 	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
 }
 
@@ -69,8 +71,41 @@ func (s *stepConfig) validate() error {
 		_, lerr := parseRegistryLogin(entry)
 		err = errors.Join(err, lerr)
 	}
+	for _, entry := range s.purges {
+		task, pattern, narrowed := strings.Cut(entry, "=")
+		if task == "" || narrowed && !purgePattern.MatchString(pattern) {
+			err = errors.Join(err, fmt.Errorf("--allow-purge %q: want TASK or TASK=REPOSITORY, such as cleanup=team/*", entry))
+		}
+	}
 	_, kerr := s.keys()
 	return errors.Join(err, kerr)
+}
+
+// purgePattern is a repository, or what several begin with and an asterisk.
+var purgePattern = regexp.MustCompile(`^[a-z0-9._/-]*\*?$`)
+
+// purgeGrants returns the patterns of the repositories that a task may purge; runs without a task have an empty
+// name.
+func (s *stepConfig) purgeGrants(task string) (patterns []string) {
+	for _, entry := range s.purges {
+		name, pattern, narrowed := strings.Cut(entry, "=")
+		if name != "*" && !strings.EqualFold(name, task) {
+			continue
+		}
+		if !narrowed {
+			pattern = "*"
+		}
+		patterns = append(patterns, pattern)
+	}
+	return patterns
+}
+
+// repositoryMatches reports whether a pattern is about a repository.
+func repositoryMatches(pattern, repository string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(repository, prefix)
+	}
+	return repository == pattern
 }
 
 // keys reads the private keys that builds may use.
@@ -121,7 +156,7 @@ func (n *node) vaults() secret.Vaults {
 func (n *node) equip(w *worker.Worker) *worker.Worker {
 	w.Images, _ = n.cfg.steps.images() // validated
 	w.SSHKeys, _ = n.cfg.steps.keys()  // validated
-	w.Vault = n.vaults().Value
+	w.Vault, w.Purge = n.vaults().Value, n.purgeFor
 	w.Privileged, w.MaxLog = n.cfg.steps.privileged, int64(n.cfg.steps.maxLog)<<20
 	return w
 }

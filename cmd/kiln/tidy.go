@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,11 +16,11 @@ import (
 	"kiln/internal/run"
 	"kiln/internal/source"
 	"kiln/internal/store"
+	"kiln/taskspec"
 )
 
 const (
-	defaultPurgeAge = 24 * time.Hour
-	tidyEvery       = time.Hour
+	tidyEvery = time.Hour
 )
 
 func newGCCommand(c *cli) *cobra.Command {
@@ -102,7 +102,7 @@ func newPurgeCommand(c *cli) *cobra.Command {
 
 // purgeFlags adds the flags that say what to purge.
 func purgeFlags(f *pflag.FlagSet, p *apiclient.Purge) {
-	p.Ago = defaultPurgeAge
+	p.Ago = taskspec.DefaultPurgeAge
 	f.SortFlags = false
 	f.StringArrayVar(&p.Filters, "filter", nil, "`REPOSITORY:TAG` to purge, such as 'app:^pr-'; may be repeated")
 	f.Var((*agoFlag)(&p.Ago), "ago", "how long ago the tag must have moved last")
@@ -116,21 +116,9 @@ type agoFlag time.Duration
 
 // Set implements pflag.Value.
 func (a *agoFlag) Set(s string) error {
-	var d time.Duration
-	rest := s
-	if days, after, ok := strings.Cut(s, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 15)
-		if err != nil {
-			return errors.New("want days or a duration, such as 30d or 1d3h")
-		}
-		d, rest = time.Duration(n)*day, after
-	}
-	if rest != "" {
-		more, err := time.ParseDuration(rest)
-		if err != nil || more < 0 || d+more > maxAge {
-			return errors.New("want days or a duration, such as 30d or 1d3h")
-		}
-		d += more
+	d, err := taskspec.ParseAge(s)
+	if err != nil {
+		return err
 	}
 	*a = agoFlag(d)
 	return nil
@@ -174,6 +162,29 @@ func (n *node) purge(ctx context.Context, p apiclient.Purge) (apiclient.Purged, 
 		return apiclient.Purged{}, err
 	}
 	return n.registry.Purge(ctx, p, needed)
+}
+
+// purgeFor deletes old images for a run, in the repositories that its task may purge.
+func (n *node) purgeFor(ctx context.Context, r run.Run, p apiclient.Purge) (apiclient.Purged, error) {
+	grants := n.cfg.steps.purgeGrants(r.Task)
+	if len(grants) == 0 {
+		who := "runs without a task"
+		if r.Task != "" {
+			who = "task " + r.Task
+		}
+		return apiclient.Purged{}, fmt.Errorf("%s may not purge the registry: the operator allows it with kiln serve --allow-purge", who)
+	}
+	if err := registry.CheckPurge(p); err != nil {
+		return apiclient.Purged{}, err
+	}
+	needed, err := n.neededImages(ctx)
+	if err != nil {
+		return apiclient.Purged{}, err
+	}
+	n.log.Info("purge of a run", "run", r.ID, "task", r.Task, "filters", p.Filters, "dryRun", p.DryRun)
+	return n.registry.PurgeWithin(ctx, p, needed, func(repository string) bool {
+		return slices.ContainsFunc(grants, func(pattern string) bool { return repositoryMatches(pattern, repository) })
+	})
 }
 
 // tidy purges what is past retention and frees space.

@@ -251,6 +251,8 @@ type Purged struct {
 	// Untagged are the first MaxDeletedListed tags that were deleted while their manifests stay.
 	Untagged []string `json:"untagged"`
 	Kept     int64    `json:"kept"` // tags and manifests that are locked, in use, or the newest
+	// Refused are the first MaxDeletedListed repositories that a filter matches and that may not be purged.
+	Refused []string `json:"refused,omitempty"`
 }
 
 // PathImport: POST Import -> Imported, when it is done.

@@ -62,6 +62,7 @@ type purge struct {
 	p       apiclient.Purge
 	filters []purgeFilter
 	needed  map[string]bool
+	may     func(repository string) bool
 	before  int64 // Unix milliseconds: what is younger stays
 	out     apiclient.Purged
 }
@@ -70,6 +71,12 @@ type purge struct {
 // also those that lose their last tag by it. It deletes nothing that is locked, and no manifest whose digest
 // is needed, nor its tags. Unique tags are retired. A dry run tells what would be deleted.
 func (s *Store) Purge(ctx context.Context, p apiclient.Purge, needed map[string]bool) (apiclient.Purged, error) {
+	return s.PurgeWithin(ctx, p, needed, func(string) bool { return true })
+}
+
+// PurgeWithin is Purge for somebody who may purge some repositories alone. Others that a filter matches are named
+// in the outcome.
+func (s *Store) PurgeWithin(ctx context.Context, p apiclient.Purge, needed map[string]bool, may func(repository string) bool) (apiclient.Purged, error) {
 	filters, err := parseFilters(p.Filters)
 	if err == nil {
 		err = CheckPurge(p)
@@ -78,7 +85,7 @@ func (s *Store) Purge(ctx context.Context, p apiclient.Purge, needed map[string]
 	if err != nil {
 		return out, err
 	}
-	u := &purge{s: s, p: p, filters: filters, needed: needed, before: time.Now().Add(-p.Ago).UnixMilli(), out: out}
+	u := &purge{s: s, p: p, filters: filters, needed: needed, may: may, before: time.Now().Add(-p.Ago).UnixMilli(), out: out}
 	for after, more := "", true; more; more = after != "" {
 		page, err := s.Catalog(ctx, false, after, apiclient.MaxImagePage)
 		if err != nil {
@@ -106,6 +113,12 @@ func (u *purge) matches(repository, tag string) bool {
 
 func (u *purge) repository(ctx context.Context, name string) error {
 	if !u.matches(name, "") {
+		return nil
+	}
+	if !u.may(name) {
+		if len(u.out.Refused) < apiclient.MaxDeletedListed {
+			u.out.Refused = append(u.out.Refused, name)
+		}
 		return nil
 	}
 	tags, err := u.tags(ctx, name)

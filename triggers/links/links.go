@@ -111,6 +111,9 @@ func (s *scanner) find(t *taskspec.Task, vars taskspec.RunVars, files *files) fi
 				s.base(&f, step, b, local)
 			}
 		case taskspec.KindCmd:
+			if step.Cmd.Purge != nil {
+				continue
+			}
 			where, image := fmt.Sprintf("step %q: the image of the container", step.ID), step.Cmd.Image
 			if d := step.Cmd.Docker; d != nil {
 				if d.Command != "pull" {

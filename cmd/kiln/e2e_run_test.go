@@ -23,7 +23,7 @@ import (
 
 // TestServer runs what needs no server of its own on one server.
 func TestServer(t *testing.T) {
-	s := startServer(t, append(append(vaultArgs(t), sampleArgs...), "--parallel-steps", "12", "--allow-privileged", "--image-alias", "tool=toolbox", "--allow-source", "localhost")...)
+	s := startServer(t, append(append(vaultArgs(t), sampleArgs...), "--parallel-steps", "12", "--allow-privileged", "--image-alias", "tool=toolbox", "--allow-source", "localhost", "--allow-notify", "127.0.0.0/8")...)
 	for name, test := range map[string]func(*testing.T, *server){
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
 		"docker": testDocker, "docker errors": testDockerErrors, "vaults": testVaultSecrets, "vault errors": testVaultErrors,
@@ -31,7 +31,7 @@ func TestServer(t *testing.T) {
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
-		"build options": testBuildOptions, "reproducible": testReproducible, "outside addresses": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples,
+		"build options": testBuildOptions, "reproducible": testReproducible, "outside addresses": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples, "webhook": testWebhook,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

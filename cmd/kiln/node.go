@@ -408,7 +408,7 @@ func (n *node) worker(info buildkit.Info) (*worker.Worker, error) {
 func (n *node) relay(ctx context.Context, events []registry.OutboxEvent) error {
 	for _, e := range events {
 		ev, err := event.New(e.ID, "/v2/"+e.Repository, e.Type, e.Time, event.Image{Registry: n.host, Repository: e.Repository,
-			Tag: e.Tag, Digest: e.Digest, MediaType: e.MediaType, Run: e.Run})
+			Tag: e.Tag, Digest: e.Digest, MediaType: e.MediaType, ArtifactType: e.ArtifactType, Size: e.Size, Run: e.Run})
 		if err != nil {
 			return err
 		}

@@ -87,6 +87,7 @@ var commands = []func(*cli) *cobra.Command{
 	newReconcileCommand,
 	newHookCommand,
 	newNotifyCommand,
+	newWebhookCommand,
 	newTaskCommand,
 	newApplyCommand,
 	newSecretCommand,

@@ -102,6 +102,7 @@ func (s *Server) Handler() http.Handler {
 	s.routeHooks(mux)
 	s.routeTokens(mux)
 	s.routeTargets(mux)
+	s.routeWebhooks(mux)
 	s.routeImages(mux)
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,

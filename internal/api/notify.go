@@ -11,7 +11,6 @@ import (
 
 	"kiln/internal/apiclient"
 	"kiln/internal/event"
-	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
@@ -41,11 +40,9 @@ func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
 	if err := s.validateTarget(r.Context(), &t); err != nil {
 		return err
 	}
-	var err error
-	if t.Address, err = secret.Seal(s.Recipient, t.URL); err != nil {
+	if err := s.sealAddress(&t); err != nil {
 		return err
 	}
-	t.URL = shownURL(t.URL)
 	if _, err := s.Store.Targets.Create(r.Context(), t.ID, t); err != nil {
 		return err
 	}
@@ -53,7 +50,8 @@ func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-func (s *Server) validateTarget(ctx context.Context, t *event.Target) error {
+// checkTarget checks what may be changed of a target.
+func (s *Server) checkTarget(ctx context.Context, t *event.Target) error {
 	u, err := url.Parse(t.URL)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || len(t.URL) > maxURL {
 		return invalid("url: want http://HOST/PATH or https://HOST/PATH, at most %d bytes", maxURL)
@@ -74,6 +72,14 @@ func (s *Server) validateTarget(ctx context.Context, t *event.Target) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// validateTarget checks a new target, and names it if it has no name.
+func (s *Server) validateTarget(ctx context.Context, t *event.Target) error {
+	if err := s.checkTarget(ctx, t); err != nil {
+		return err
+	}
 	all, err := s.targets(ctx)
 	if err != nil {
 		return err
@@ -81,7 +87,7 @@ func (s *Server) validateTarget(ctx context.Context, t *event.Target) error {
 	if len(all) >= maxTargets {
 		return conflict("there are %d targets already, and no more can be", len(all))
 	}
-	if t.Name == "" {
+	if u, err := url.Parse(t.URL); err == nil && t.Name == "" {
 		t.Name = u.Hostname() + "-" + t.ID[:6]
 	}
 	if !hookName.MatchString(t.Name) {
@@ -112,7 +118,7 @@ func (s *Server) findTarget(r *http.Request) (event.Target, error) {
 		return event.Target{}, err
 	}
 	for _, t := range all {
-		if t.ID == wanted || strings.EqualFold(t.Name, wanted) {
+		if t.Webhook == nil && (t.ID == wanted || strings.EqualFold(t.Name, wanted)) {
 			return t, nil
 		}
 	}
@@ -133,6 +139,7 @@ func (s *Server) listTargets(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	all = slices.DeleteFunc(all, func(t event.Target) bool { return t.Webhook != nil })
 	list := apiclient.Targets{Targets: make([]apiclient.Target, len(all))}
 	for i, t := range all {
 		list.Targets[i] = publicTarget(t)

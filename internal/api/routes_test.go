@@ -76,6 +76,13 @@ var rules = []struct{ pattern, method, path string }{
 	{"GET /api/v1/notifications/{target}", "GET", "/api/v1/notifications/a"},
 	{"DELETE /api/v1/notifications/{target}", "DELETE", "/api/v1/notifications/a"},
 	{"POST /api/v1/notifications/{target}/test", "POST", "/api/v1/notifications/a/test"},
+	{"POST /api/v1/registry/webhooks", "POST", "/api/v1/registry/webhooks"},
+	{"GET /api/v1/registry/webhooks", "GET", "/api/v1/registry/webhooks"},
+	{"GET /api/v1/registry/webhooks/{webhook}", "GET", "/api/v1/registry/webhooks/a"},
+	{"PATCH /api/v1/registry/webhooks/{webhook}", "PATCH", "/api/v1/registry/webhooks/a"},
+	{"DELETE /api/v1/registry/webhooks/{webhook}", "DELETE", "/api/v1/registry/webhooks/a"},
+	{"POST /api/v1/registry/webhooks/{webhook}/ping", "POST", "/api/v1/registry/webhooks/a/ping"},
+	{"GET /api/v1/registry/webhooks/{webhook}/events", "GET", "/api/v1/registry/webhooks/a/events"},
 }
 
 // open are routes that do nothing for anybody: an answer that there is no such route.
@@ -120,7 +127,7 @@ func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 	t.Helper()
 	paths := map[string]string{"PathRuns": apiclient.PathRuns, "PathContexts": apiclient.PathContexts, "PathStatus": apiclient.PathStatus,
 		"PathTasks": apiclient.PathTasks, "PathTokens": apiclient.PathTokens, "PathSecrets": apiclient.PathSecrets, "PathWhy": apiclient.PathWhy, "PathEvents": apiclient.PathEvents,
-		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets,
+		"PathReconcile": apiclient.PathReconcile, "PathCache": apiclient.PathCache, "PathCachePrune": apiclient.PathCachePrune, "PathHooks": apiclient.PathHooks, "PathTargets": apiclient.PathTargets, "PathWebhooks": apiclient.PathWebhooks,
 		"PathRepositories": apiclient.PathRepositories, "PathManifests": apiclient.PathManifests, "PathReferrers": apiclient.PathReferrers,
 		"PathTags": apiclient.PathTags, "PathDelete": apiclient.PathDelete, "PathUntag": apiclient.PathUntag, "PathLock": apiclient.PathLock,
 		"PathRollback": apiclient.PathRollback, "PathCheck": apiclient.PathCheck,

@@ -31,7 +31,8 @@ const (
 	StreamLogs      = "LOGS"
 	StreamTimers    = "TIMERS"
 	StreamNotify    = "NOTIFY"
-	StreamIntake    = "INTAKE" // deliveries of a flood, as they came, until they are in EVENTS
+	StreamDelivered = "DELIVERED" // the last requests to each webhook of the registry
+	StreamIntake    = "INTAKE"    // deliveries of a flood, as they came, until they are in EVENTS
 )
 
 // ErrConflict is returned when a guarded publish finds that the subject has moved on.
@@ -112,6 +113,10 @@ func streams() []streamConfig {
 			Name: StreamNotify, Subjects: []string{event.SubjectNotify}, Retention: jetstream.WorkQueuePolicy,
 			MaxAge: 2 * day, MaxMsgsPerSubject: 10_000, Discard: jetstream.DiscardNew, DiscardNewPerSubject: true,
 			MaxBytes: 1 << 30,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamDelivered, Subjects: []string{event.SubjectDelivered}, MaxMsgsPerSubject: 100, MaxAge: 30 * day, MaxBytes: 128 << 20,
+			AllowDirect: true,
 		}},
 		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamIntake, Subjects: []string{event.SubjectIntake}, Retention: jetstream.WorkQueuePolicy,

@@ -48,5 +48,8 @@ type Image struct {
 	Tag        string `json:"tag,omitempty"`
 	Digest     string `json:"digest"`
 	MediaType  string `json:"mediaType,omitempty"`
-	Run        string `json:"run,omitempty"` // the run that published it
+	// ArtifactType says what it is if it is no image; Size is that of the manifest.
+	ArtifactType string `json:"artifactType,omitempty"`
+	Size         int64  `json:"size,omitempty"`
+	Run          string `json:"run,omitempty"` // the run that published it
 }

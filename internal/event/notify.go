@@ -1,6 +1,9 @@
 package event
 
-import "time"
+import (
+	"encoding/json"
+	"time"
+)
 
 // TypeTest is the type of the event that a target of notifications is tried with. It is stored nowhere.
 const TypeTest = "kiln.test"
@@ -34,6 +37,8 @@ type Target struct {
 	Events  []string `json:"events"`           // of NotifiedTypes
 	Task    string   `json:"task,omitempty"`   // only runs and images of this task; empty means all
 	Secret  string   `json:"secret,omitempty"` // name of the secret that notifications are signed with
+	// Webhook is set if the target is a webhook of the registry: it is told of images alone, in ACR's words.
+	Webhook *Webhook `json:"webhook,omitempty"`
 	// Disabled targets get nothing; Reason says why.
 	Disabled bool      `json:"disabled,omitempty"`
 	Reason   string    `json:"reason,omitempty"`
@@ -61,4 +66,46 @@ type Undelivered struct {
 	Attempts     int          `json:"attempts"`
 	Error        string       `json:"error"` // of the last attempt
 	At           time.Time    `json:"at"`
+}
+
+// Actions that a webhook of the registry can be told of, and that of the request that tries it.
+const (
+	ActionPush        = "push"
+	ActionDelete      = "delete"
+	ActionChartPush   = "chart_push"
+	ActionChartDelete = "chart_delete"
+	ActionPing        = "ping"
+)
+
+// WebhookActions are those that happen in the registry.
+var WebhookActions = []string{ActionPush, ActionDelete, ActionChartPush, ActionChartDelete}
+
+// A Webhook says what of the registry a target is told.
+type Webhook struct {
+	Actions []string `json:"actions"` // of WebhookActions
+	// Scope is REPOSITORY:TAG, of which each part may end in an asterisk for whatever follows; empty means all.
+	Scope string `json:"scope,omitempty"`
+	// Headers are further headers of its requests, sealed: they may hold a password. HeaderNames are their names.
+	Headers     []byte   `json:"headers,omitempty"`
+	HeaderNames []string `json:"headerNames,omitempty"`
+}
+
+// SubjectDelivered covers what was sent to webhooks, and how they answered.
+const SubjectDelivered = "kiln.delivered.>"
+
+// DeliveredSubject holds what was sent to one webhook.
+func DeliveredSubject(target string) string { return "kiln.delivered." + target }
+
+// A Sent is one request to a webhook.
+type Sent struct {
+	Event    string          `json:"event"` // its ID
+	Action   string          `json:"action"`
+	Image    string          `json:"image,omitempty"` // REPOSITORY:TAG or REPOSITORY@DIGEST
+	At       time.Time       `json:"at"`
+	Attempt  uint64          `json:"attempt"`
+	Request  json.RawMessage `json:"request"`          // its body
+	Status   int             `json:"status,omitempty"` // of the answer; 0 for none
+	Response string          `json:"response,omitempty"`
+	Error    string          `json:"error,omitempty"`
+	Took     time.Duration   `json:"took"`
 }

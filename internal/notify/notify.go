@@ -13,6 +13,8 @@
 //   - A notification is a CloudEvent in structured JSON, signed as Standard Webhooks says. Of a target's
 //     address no more than scheme and host is in a log or an error. No address
 //     but a public one is spoken to, unless Config.Allow says so; no redirect is followed.
+//   - A target that is a webhook of the registry is sent what ACR's webhooks are sent, of the images in its scope.
+//     The last 100 requests to each are kept for 30 days with their answers.
 //   - Forges do not wait for each other either: each host has its own queue, as long as that of a target, and
 //     at most 4 requests under way. One that fails is tried again alone, after 5 seconds to 5 minutes.
 //   - The status of a commit is computed from its run when it is sent, so an old one never replaces a
@@ -198,6 +200,9 @@ func (n *Notifier) remove(ctx context.Context, id string) {
 	if err := n.Bus.Drop(ctx, queueOf(id)); err != nil && ctx.Err() == nil {
 		n.Log.Warn("queue of a removed target stays", "target", id, "err", err)
 	}
+	if err := n.Bus.Purge(ctx, bus.StreamDelivered, event.DeliveredSubject(id)); err != nil && ctx.Err() == nil {
+		n.Log.Warn("what was sent to a removed target stays", "target", id, "err", err)
+	}
 }
 
 func queueOf(id string) bus.Consumer {
@@ -293,6 +298,14 @@ func withoutSecrets(e *event.Event) (*event.RunChanged, error) {
 
 // concerns reports whether a target that wants events of this type wants this one.
 func (n *Notifier) concerns(ctx context.Context, t event.Target, e event.Event, changed *event.RunChanged) (bool, error) {
+	if t.Webhook != nil {
+		var image event.Image
+		if err := json.Unmarshal(e.Data, &image); err != nil {
+			return false, fmt.Errorf("%w: event %s: %w", bus.ErrPoison, e.ID, err)
+		}
+		_, wanted := actionOf(t.Webhook, e.Type, image)
+		return wanted, nil
+	}
 	if t.Task == "" {
 		return true, nil
 	}

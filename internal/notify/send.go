@@ -48,7 +48,7 @@ func (n *Notifier) handle(ctx context.Context, m bus.Message) {
 		return
 	}
 	if err = n.fetch(ctx, &w); err == nil {
-		err = n.send(ctx, w)
+		err = n.send(ctx, w, attempt)
 	}
 	switch {
 	case err == nil:
@@ -136,7 +136,7 @@ func (n *Notifier) giveUp(ctx context.Context, w event.Notification, attempts in
 }
 
 // send makes one attempt.
-func (n *Notifier) send(ctx context.Context, w event.Notification) error {
+func (n *Notifier) send(ctx context.Context, w event.Notification, attempt int) error {
 	n.mu.Lock()
 	t, ok := n.targets[w.Target]
 	n.mu.Unlock()
@@ -148,7 +148,7 @@ func (n *Notifier) send(ctx context.Context, w event.Notification) error {
 	case t.Disabled:
 		return fmt.Errorf("%w: the target is disabled: %s", errFinal, t.Reason)
 	}
-	err := n.post(ctx, t, *w.Event)
+	err := n.post(ctx, t, *w.Event, attempt)
 	var r *refusal
 	if errors.As(err, &r) && r.status == http.StatusGone {
 		return errors.Join(errFinal, err, n.disable(ctx, t.ID, "it answered 410 Gone"))
@@ -164,7 +164,7 @@ func (n *Notifier) Test(ctx context.Context, t event.Target) error {
 	if err != nil {
 		return err
 	}
-	return n.post(ctx, t, e)
+	return n.post(ctx, t, e, 1)
 }
 
 // disable ends the use of a target that wants no more.
@@ -184,30 +184,45 @@ func (n *Notifier) disable(ctx context.Context, id, reason string) error {
 	}
 }
 
-// post sends an event to a target.
-func (n *Notifier) post(ctx context.Context, t event.Target, e event.Event) error {
+// post sends an event to a target. Of a webhook it is kept what was sent and answered.
+func (n *Notifier) post(ctx context.Context, t event.Target, e event.Event, attempt int) error {
+	if t.Webhook != nil {
+		return n.postAction(ctx, t, e, attempt)
+	}
 	body, err := json.Marshal(e)
 	if err != nil {
 		return err
 	}
+	_, err = n.request(ctx, t, e.ID, http.Header{"Content-Type": {"application/cloudevents+json; charset=utf-8"}}, body)
+	return err
+}
+
+// An answer is the beginning of what a target has answered. The zero value is none.
+type answer struct {
+	status int
+	text   string
+}
+
+// request makes a request to a target.
+func (n *Notifier) request(ctx context.Context, t event.Target, id string, header http.Header, body []byte) (answer, error) {
 	address := t.URL
 	if len(t.Address) > 0 {
 		if err := n.Unseal(t.Address, &address); err != nil {
-			return fmt.Errorf("%w: the target's address cannot be opened; was the server's identity.key replaced? Add the target again", errFinal)
+			return answer{}, fmt.Errorf("%w: the target's address cannot be opened; was the server's identity.key replaced? Add the target again", errFinal)
 		}
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {
-		return fmt.Errorf("%w: the target's URL cannot be used", errFinal)
+		return answer{}, fmt.Errorf("%w: the target's URL cannot be used", errFinal)
 	}
-	req.Header.Set("Content-Type", "application/cloudevents+json; charset=utf-8")
+	req.Header = header
 	req.Header.Set("User-Agent", "kiln")
 	if t.Secret != "" {
 		secret, err := n.Secret(ctx, t.Secret)
 		if err != nil {
-			return fmt.Errorf("secret %s: %w", t.Secret, err)
+			return answer{}, fmt.Errorf("secret %s: %w", t.Secret, err)
 		}
-		sign(req.Header, secret, e.ID, time.Now(), body)
+		sign(req.Header, secret, id, time.Now(), body)
 	}
 	resp, err := n.http.Do(req)
 	if err != nil {
@@ -215,18 +230,20 @@ func (n *Notifier) post(ctx context.Context, t event.Target, e event.Event) erro
 		if errors.As(err, &ue) { // it repeats the address, which may hold a token
 			err = ue.Err
 		}
-		return err
+		return answer{}, err
 	}
 	defer resp.Body.Close()
+	begin, _ := io.ReadAll(io.LimitReader(resp.Body, keptAnswer))
+	got := answer{resp.StatusCode, strings.ToValidUTF8(string(begin), "?")}
 	_, _ = io.CopyN(io.Discard, resp.Body, 64<<10) // so that the connection can be used again
 	if resp.StatusCode/100 == 2 {
-		return nil
+		return got, nil
 	}
 	r := &refusal{status: resp.StatusCode}
 	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
 		r.again = time.Duration(min(s, 3600)) * time.Second
 	}
-	return r
+	return got, r
 }
 
 // sign adds the headers of Standard Webhooks. A secret that begins with whsec_ is the base64 form of the

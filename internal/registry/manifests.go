@@ -278,10 +278,11 @@ func (t *tx) dropManifest(to target) error {
 	if err := to.locks.locked(keeps, imageName(to.repository, to.digest)); err != nil {
 		return err
 	}
-	if err := t.deleteManifest(to.manifest); err != nil {
+	// The event tells of what is still here.
+	if err := t.record(OutboxEvent{Type: ImageDeleted, Repository: to.repository, Digest: to.digest, MediaType: to.mediaType}); err != nil {
 		return err
 	}
-	return t.record(OutboxEvent{Type: ImageDeleted, Repository: to.repository, Digest: to.digest, MediaType: to.mediaType})
+	return t.deleteManifest(to.manifest)
 }
 
 func (t *tx) deleteManifest(m int64) error {

@@ -24,13 +24,16 @@ const (
 // An OutboxEvent tells of one change of a tag or manifest.
 type OutboxEvent struct {
 	// ID is the store's UUID, a dot and the event's sequence: the same on every delivery.
-	ID         string    `json:"-"`
-	Type       string    `json:"type"`
-	Repository string    `json:"repository"`
-	Tag        string    `json:"tag,omitempty"` // empty: the manifest itself
-	Digest     string    `json:"digest"`
-	MediaType  string    `json:"mediaType,omitempty"`
-	Time       time.Time `json:"time"`
+	ID         string `json:"-"`
+	Type       string `json:"type"`
+	Repository string `json:"repository"`
+	Tag        string `json:"tag,omitempty"` // empty: the manifest itself
+	Digest     string `json:"digest"`
+	MediaType  string `json:"mediaType,omitempty"`
+	// ArtifactType says what it is if it is no image; Size is that of the manifest.
+	ArtifactType string    `json:"artifactType,omitempty"`
+	Size         int64     `json:"size,omitempty"`
+	Time         time.Time `json:"time"`
 	// Run, Attempt and Step are set if a run published.
 	Run     string `json:"run,omitempty"`
 	Attempt int    `json:"attempt,omitempty"`
@@ -43,6 +46,13 @@ func (t *tx) record(e OutboxEvent) error {
 		return nil
 	}
 	e.Time = t.now
+	if _, err := t.row(`SELECT m.size, m.artifact_type FROM repository r JOIN manifest m ON m.repo = r.id WHERE r.name = ? AND m.digest = ?`,
+		[]any{e.Repository, e.Digest}, &e.Size, &e.ArtifactType); err != nil {
+		return err
+	}
+	if isImageConfig(e.ArtifactType) {
+		e.ArtifactType = ""
+	}
 	b, err := json.Marshal(e)
 	if err != nil {
 		return err
@@ -50,6 +60,11 @@ func (t *tx) record(e OutboxEvent) error {
 	t.events = true
 	t.urgent = t.urgent || e.Run == ""
 	return t.exec(`INSERT INTO outbox (event) VALUES (?)`, string(b))
+}
+
+// isImageConfig reports whether the type of a manifest's configuration is that of an image.
+func isImageConfig(artifactType string) bool {
+	return artifactType == "application/vnd.oci.image.config.v1+json" || artifactType == "application/vnd.docker.container.image.v1+json"
 }
 
 // Relay hands the events to publish in the order of their commits until ctx ends, and then returns

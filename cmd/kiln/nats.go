@@ -96,15 +96,11 @@ func (n *node) claimState(ctx context.Context) error {
 	}
 	owner := event.Hash(n.identity.Recipient())
 	for end := time.Now().Add(leaseTTL + leaseTTL/3); ; {
-		rev, err := n.store.Servers.Create(ctx, theServer, owner)
-		if errors.Is(err, store.ErrConflict) {
-			var other string
-			if other, rev, err = n.store.Servers.Get(ctx, theServer); err == nil && other == owner {
-				rev, err = n.store.Servers.Update(ctx, theServer, owner, rev)
-			} else if err == nil {
-				err = store.ErrConflict
-			}
-		}
+		var rev uint64
+		err := bus.Patiently(ctx, func() (err error) {
+			rev, err = n.tryClaim(ctx, owner)
+			return err
+		})
 		switch {
 		case err == nil:
 			n.claimed = rev
@@ -126,6 +122,22 @@ func (n *node) claimState(ctx context.Context) error {
 		case <-time.After(leaseTTL / 15):
 		}
 	}
+}
+
+// tryClaim claims the state, and returns store.ErrConflict if another server has.
+func (n *node) tryClaim(ctx context.Context, owner string) (uint64, error) {
+	rev, err := n.store.Servers.Create(ctx, theServer, owner)
+	if !errors.Is(err, store.ErrConflict) {
+		return rev, err
+	}
+	other, rev, err := n.store.Servers.Get(ctx, theServer)
+	switch {
+	case err != nil:
+		return 0, err
+	case other != owner:
+		return 0, store.ErrConflict
+	}
+	return n.store.Servers.Update(ctx, theServer, owner, rev)
 }
 
 // keepClaim keeps others from working on this server's state until ctx ends. It returns an error if another

@@ -202,21 +202,25 @@ func (n *node) openBus(ctx context.Context) error {
 		return err
 	}
 	n.onClose(func() error { nc.Close(); return nil })
-	if n.bus, err = bus.Open(ctx, nc, n.log); err != nil {
-		return err
-	}
-	if !n.cfg.nats.others() {
-		n.bus.Reserve(n.cfg.data, diskReserve)
-	}
-	if err := n.bus.LimitLogs(ctx, time.Duration(n.cfg.keepLogs), int64(n.cfg.maxLogs)); err != nil {
-		return err
-	}
 	openStore := store.Open
 	if n.cfg.nats.others() {
 		openStore = store.OpenShared
 	}
-	if n.store, err = openStore(ctx, n.bus.JetStream(), leaseTTL); err != nil {
+	err = bus.Patiently(ctx, func() (err error) {
+		if n.bus, err = bus.Open(ctx, nc, n.log); err != nil {
+			return err
+		}
+		if err := n.bus.LimitLogs(ctx, time.Duration(n.cfg.keepLogs), int64(n.cfg.maxLogs)); err != nil {
+			return err
+		}
+		n.store, err = openStore(ctx, n.bus.JetStream(), leaseTTL)
 		return err
+	})
+	if err != nil {
+		return err
+	}
+	if !n.cfg.nats.others() {
+		n.bus.Reserve(n.cfg.data, diskReserve)
 	}
 	n.tokens = newTokenBook(&n.store.Tokens, n.log)
 	n.keys.Stored = n.tokens.get

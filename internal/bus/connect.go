@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
@@ -127,6 +128,21 @@ func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*Con
 		select {
 		case <-ctx.Done():
 			return nil, fmt.Errorf("message store %s: %w", strings.Join(r.URLs, ","), err)
+		case <-time.After(250 * time.Millisecond):
+		}
+	}
+}
+
+// Patiently calls f until it returns nil or an error that does not pass by itself, for half a minute at most:
+// the servers may be starting, too.
+func Patiently(ctx context.Context, f func() error) error {
+	for end := time.Now().Add(reachWithin); ; {
+		err := f()
+		if err == nil || ctx.Err() != nil || time.Now().After(end) || !transient(err) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
 		case <-time.After(250 * time.Millisecond):
 		}
 	}

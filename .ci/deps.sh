@@ -35,6 +35,7 @@ check() {
 		need git program git
 		need make program make
 		need skopeo program skopeo
+		need docker.io program dockerd # as a client of the registry
 	fi
 }
 

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/distribution/reference"
+
 	"kiln/internal/auth"
 	"kiln/internal/event"
 	"kiln/internal/registry"
@@ -63,6 +65,9 @@ func (a registryAccess) refusal(r *http.Request, p auth.Principal, repository st
 			scope = auth.CatalogScope
 		case repository != "":
 			scope = auth.Scope(repository, needs[action])
+			if from := mountedFrom(r); from != "" && from != repository && action == registry.Push {
+				scope += " " + auth.Scope(from, event.ContentRead)
+			}
 		}
 		return &challenge{a.keys.Challenge(r, scope, err)}
 	case errors.Is(err, auth.ErrDenied) && repository == "":
@@ -71,6 +76,16 @@ func (a registryAccess) refusal(r *http.Request, p auth.Principal, repository st
 		return fmt.Errorf("%w: %s has no permission %s for repository %s", registry.ErrDenied, p.Name, needs[action], repository)
 	}
 	return err
+}
+
+// mountedFrom is the repository that a request wants to take a blob from, "" if none: a client that asks for
+// access to both repositories at once spares itself the upload.
+func mountedFrom(r *http.Request) string {
+	from := r.URL.Query().Get("from")
+	if _, err := reference.WithName(from); r.Method != http.MethodPost || err != nil {
+		return ""
+	}
+	return from
 }
 
 // A challenge is a refusal that says how to authenticate.

@@ -319,17 +319,18 @@ func TestSessions(t *testing.T) {
 		status int
 		why    string
 	}{
-		"GET /v2/":                           {200, ""},
-		"GET /v2/_catalog":                   {200, ""},
-		"GET /v2/team/app/manifests/1":       {200, ""},
-		"GET /v2/other/app/manifests/1":      {403, ""}, // asked for and not permitted
-		"POST /v2/team/app/blobs/uploads/":   {401, `scope="repository:team/app:pull,push",error="insufficient_scope"`},
-		"GET /v2/team/x/tags/list":           {401, `scope="repository:team/x:pull",error="insufficient_scope"`},
-		"POST /v2/.kiln/publish":             {403, ""},
-		"GET /v2/kiln/contexts/manifests/x":  {401, "insufficient_scope"},
-		"DELETE /v2/team/app/manifests/1":    {401, `scope="repository:team/app:delete",error="insufficient_scope"`},
-		"GET " + auth.TokenPath:              {401, "Basic"}, // a session makes no other
-		"GET /api/v1/registry/repositories?": {403, ""},
+		"GET /v2/":                                             {200, ""},
+		"GET /v2/_catalog":                                     {200, ""},
+		"GET /v2/team/app/manifests/1":                         {200, ""},
+		"GET /v2/other/app/manifests/1":                        {403, ""}, // asked for and not permitted
+		"POST /v2/team/app/blobs/uploads/":                     {401, `scope="repository:team/app:pull,push",error="insufficient_scope"`},
+		"POST /v2/team/app/blobs/uploads/?mount=x&from=team/x": {401, `scope="repository:team/app:pull,push repository:team/x:pull",error="insufficient_scope"`},
+		"GET /v2/team/x/tags/list":                             {401, `scope="repository:team/x:pull",error="insufficient_scope"`},
+		"POST /v2/.kiln/publish":                               {403, ""},
+		"GET /v2/kiln/contexts/manifests/x":                    {401, "insufficient_scope"},
+		"DELETE /v2/team/app/manifests/1":                      {401, `scope="repository:team/app:delete",error="insufficient_scope"`},
+		"GET " + auth.TokenPath:                                {401, "Basic"}, // a session makes no other
+		"GET /api/v1/registry/repositories?":                   {403, ""},
 	} {
 		method, path, _ := strings.Cut(path, " ")
 		if status, _, challenge := g.do(t, "Bearer "+session, method, path); status != want.status || !strings.Contains(challenge, want.why) {

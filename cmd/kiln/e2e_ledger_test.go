@@ -389,7 +389,7 @@ func (c *chaos) checkTrack(l *ledger, t task.Task, f *chaosForge, branch, head s
 		c.t.Errorf("%s: %s is at %s with %v and not considered\n%s", t.Name, branch, head, bases, l.story(key))
 		return "not considered"
 	}
-	if fits(s.Attempted) {
+	if s.Run != "" && fits(s.Attempted) {
 		r := l.runs[s.Run]
 		if r.State != run.Succeeded && !cutOff(r) {
 			c.t.Errorf("%s: run %s of the final state of %s is %s: %s", t.Name, r.ID, branch, r.State, r.Reason)

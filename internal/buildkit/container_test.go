@@ -152,6 +152,14 @@ func TestWorkspacesOfKilledSessionsAreRemoved(t *testing.T) {
 	d.Kill(t)
 	d.Start(t)
 	defer func() { _ = lost.Close(t.Context()) }()
+	late := time.NewTimer(time.Minute)
+	for _, err := e.client.Info(t.Context()); err != nil; _, err = e.client.Info(t.Context()) { // of the daemon that was killed, perhaps
+		select {
+		case <-late.C:
+			t.Fatal(err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 	live := e.open(t, solve.SessionConfig{})
 	if code, j := runStep(t, live, e.shell("echo here > /workspace/file")); code != 0 {
 		t.Fatal(j.all())

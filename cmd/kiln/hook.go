@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -134,33 +135,15 @@ func whatToEnter(h apiclient.Hook) string {
 }
 
 func newHookListCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the hooks",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			hooks, err := client.Hooks(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return c.printJSON(apiclient.Hooks{Hooks: hooks})
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tPROVIDER\tSTATUS\tLAST DELIVERY\tREPOSITORY\tID")
-			for _, h := range hooks {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", h.Name, h.Provider, hookStatus(h), lastDelivery(h), render.Clean(orDash(h.Repository)), h.ID)
-			}
-			return w.Flush()
+	return newListCommand(c, listing[apiclient.Hook]{
+		use: "list", short: "List the hooks",
+		get:      (*apiclient.Client).Hooks,
+		document: func(all []apiclient.Hook) any { return apiclient.Hooks{Hooks: all} },
+		header:   "NAME\tPROVIDER\tSTATUS\tLAST DELIVERY\tREPOSITORY\tID",
+		row: func(w io.Writer, h apiclient.Hook) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", h.Name, h.Provider, hookStatus(h), lastDelivery(h), render.Clean(orDash(h.Repository)), h.ID)
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 func hookStatus(h apiclient.Hook) string {

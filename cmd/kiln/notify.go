@@ -3,8 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -75,38 +75,20 @@ func newNotifyAddCommand(c *cli) *cobra.Command {
 }
 
 func newNotifyListCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the targets",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
+	return newListCommand(c, listing[apiclient.Target]{
+		use: "list", short: "List the targets",
+		get:      (*apiclient.Client).Targets,
+		document: func(all []apiclient.Target) any { return apiclient.Targets{Targets: all} },
+		header:   "NAME\tSTATUS\tFAILED\tEVENTS\tTASK\tURL",
+		row: func(w io.Writer, t apiclient.Target) {
+			status := "Enabled"
+			if t.Disabled {
+				status = "Disabled: " + t.Reason
 			}
-			targets, err := client.Targets(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return c.printJSON(apiclient.Targets{Targets: targets})
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATUS\tFAILED\tEVENTS\tTASK\tURL")
-			for _, t := range targets {
-				status := "Enabled"
-				if t.Disabled {
-					status = "Disabled: " + t.Reason
-				}
-				fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", t.Name, render.Clean(status), t.Failed, strings.Join(t.Events, ","),
-					render.Clean(orDash(t.Task)), render.Clean(t.URL))
-			}
-			return w.Flush()
+			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%s\t%s\n", t.Name, render.Clean(status), t.Failed, strings.Join(t.Events, ","),
+				render.Clean(orDash(t.Task)), render.Clean(t.URL))
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 // onTarget makes a command that does something with one target and then says so.
@@ -136,34 +118,16 @@ func newNotifyTestCommand(c *cli) *cobra.Command {
 }
 
 func newNotifyFailedCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "failed",
-		Short: "List notifications that were given up",
-		Long:  "List notifications that could not be delivered for a day and were given up. They are kept for 30 days.",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			failed, err := client.FailedNotifications(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return c.printJSON(apiclient.FailedNotifications{Failed: failed})
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "ID\tTARGET\tGIVEN UP\tATTEMPTS\tEVENT\tERROR")
-			for _, f := range failed {
-				fmt.Fprintf(w, "%s\t%s\t%s ago\t%d\t%s\t%s\n", f.ID, f.Target, age(time.Since(f.At)), f.Attempts, render.Clean(f.Type), render.Clean(f.Error))
-			}
-			return w.Flush()
+	return newListCommand(c, listing[apiclient.FailedNotification]{
+		use: "failed", short: "List notifications that were given up",
+		long:     "List notifications that could not be delivered for a day and were given up. They are kept for 30 days.",
+		get:      (*apiclient.Client).FailedNotifications,
+		document: func(all []apiclient.FailedNotification) any { return apiclient.FailedNotifications{Failed: all} },
+		header:   "ID\tTARGET\tGIVEN UP\tATTEMPTS\tEVENT\tERROR",
+		row: func(w io.Writer, f apiclient.FailedNotification) {
+			fmt.Fprintf(w, "%s\t%s\t%s ago\t%d\t%s\t%s\n", f.ID, f.Target, age(time.Since(f.At)), f.Attempts, render.Clean(f.Type), render.Clean(f.Error))
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 func newNotifyRetryCommand(c *cli) *cobra.Command {

@@ -3,14 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"kiln/internal/apiclient"
 	"kiln/internal/secret"
 	"kiln/internal/task"
 )
@@ -109,33 +110,14 @@ func checkSecretValue(text string) error {
 }
 
 func newSecretListCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "list [flags]",
-		Short: "List the names of the secrets",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			secrets, err := client.Secrets(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return c.printJSON(secrets)
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tUPDATED")
-			for _, s := range secrets {
-				fmt.Fprintf(w, "%s\t%s ago\n", s.Name, age(time.Since(s.Updated)))
-			}
-			return w.Flush()
+	return newListCommand(c, listing[apiclient.Secret]{
+		use: "list [flags]", short: "List the names of the secrets",
+		get:    (*apiclient.Client).Secrets,
+		header: "NAME\tUPDATED",
+		row: func(w io.Writer, s apiclient.Secret) {
+			fmt.Fprintf(w, "%s\t%s ago\n", s.Name, age(time.Since(s.Updated)))
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 func newSecretRemoveCommand(c *cli) *cobra.Command {

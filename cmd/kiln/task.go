@@ -221,34 +221,16 @@ func whenSource(s task.SourceTrigger) string {
 }
 
 func newTaskListCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "list [flags]",
-		Short: "List the tasks",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			tasks, err := client.Tasks(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return c.printJSON(apiclient.Tasks{Tasks: tasks})
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATUS\tPLATFORM\tTRIGGERS\tUPDATED\tEXECUTES\tCONTEXT")
-			for _, t := range tasks {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s ago\t%s\t%s\n", t.Task.Name, t.Task.Status, t.Task.Platform, triggerKinds(t.Task),
-					age(time.Since(t.Task.Updated)), render.Clean(executes(t.Task)), render.Clean(t.Task.Context))
-			}
-			return w.Flush()
+	return newListCommand(c, listing[apiclient.Task]{
+		use: "list [flags]", short: "List the tasks",
+		get:      (*apiclient.Client).Tasks,
+		document: func(all []apiclient.Task) any { return apiclient.Tasks{Tasks: all} },
+		header:   "NAME\tSTATUS\tPLATFORM\tTRIGGERS\tUPDATED\tEXECUTES\tCONTEXT",
+		row: func(w io.Writer, t apiclient.Task) {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s ago\t%s\t%s\n", t.Task.Name, t.Task.Status, t.Task.Platform, triggerKinds(t.Task),
+				age(time.Since(t.Task.Updated)), render.Clean(executes(t.Task)), render.Clean(t.Task.Context))
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 // triggerKinds names the kinds of triggers that are enabled.

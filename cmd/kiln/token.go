@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -101,41 +102,23 @@ func untilWhen(t apiclient.Token) string {
 }
 
 func newTokenListCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "list [flags]",
-		Short: "List the tokens",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
+	return newListCommand(c, listing[apiclient.Token]{
+		use: "list [flags]", short: "List the tokens",
+		get:      (*apiclient.Client).Tokens,
+		document: func(all []apiclient.Token) any { return apiclient.Tokens{Tokens: all} },
+		header:   "NAME\tCREATED\tEXPIRES\tREPOSITORIES",
+		row: func(w io.Writer, t apiclient.Token) {
+			expires := "never"
+			if !t.Expires.IsZero() {
+				expires = t.Expires.Format(time.RFC3339)
 			}
-			tokens, err := client.Tokens(cmd.Context())
-			if err != nil {
-				return err
+			var repositories []string
+			for _, g := range t.Grants {
+				repositories = append(repositories, g.Repository)
 			}
-			if output.json() {
-				return c.printJSON(apiclient.Tokens{Tokens: tokens})
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tCREATED\tEXPIRES\tREPOSITORIES")
-			for _, t := range tokens {
-				expires := "never"
-				if !t.Expires.IsZero() {
-					expires = t.Expires.Format(time.RFC3339)
-				}
-				var repositories []string
-				for _, g := range t.Grants {
-					repositories = append(repositories, g.Repository)
-				}
-				fmt.Fprintf(w, "%s\t%s ago\t%s\t%s\n", t.Name, age(time.Since(t.Created)), expires, strings.Join(repositories, " "))
-			}
-			return w.Flush()
+			fmt.Fprintf(w, "%s\t%s ago\t%s\t%s\n", t.Name, age(time.Since(t.Created)), expires, strings.Join(repositories, " "))
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 // withToken makes a command that does something with one token and prints it.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -236,37 +237,18 @@ func (c *cli) onWebhook(use, short, done string, do func(*apiclient.Client, cont
 }
 
 func newWebhookListCommand(c *cli) *cobra.Command {
-	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
-	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the webhooks",
-		Args:  noArguments,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
+	return newListCommand(c, listing[apiclient.Webhook]{
+		use: "list", short: "List the webhooks",
+		get:    (*apiclient.Client).Webhooks,
+		header: "NAME\tSTATUS\tSCOPE\tACTIONS\tURI",
+		row: func(w io.Writer, h apiclient.Webhook) {
+			status := "enabled"
+			if !h.Enabled {
+				status = "disabled: " + h.Reason
 			}
-			all, err := client.Webhooks(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if output.json() {
-				return c.printJSON(all)
-			}
-			w := tabwriter.NewWriter(c.Out, 0, 8, 3, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATUS\tSCOPE\tACTIONS\tURI")
-			for _, h := range all {
-				status := "enabled"
-				if !h.Enabled {
-					status = "disabled: " + h.Reason
-				}
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, render.Clean(status), orDash(h.Scope), strings.Join(h.Actions, ","), render.Clean(h.URI))
-			}
-			return w.Flush()
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", h.Name, render.Clean(status), orDash(h.Scope), strings.Join(h.Actions, ","), render.Clean(h.URI))
 		},
-	}
-	cmd.Flags().VarP(&output, "output", "o", "format")
-	return cmd
+	})
 }
 
 func newWebhookEventsCommand(c *cli) *cobra.Command {

@@ -10,10 +10,12 @@ import (
 	"kiln/internal/bus"
 )
 
-// startNATS starts a NATS server that is reached by a port, with a token that is in the file.
-func startNATS(t *testing.T, dir, listen, tokenFile string) *bus.Server {
+const natsToken = "let-me-in"
+
+// startNATS starts a NATS server that is reached by a port, with a token.
+func startNATS(t *testing.T, dir, listen string) *bus.Server {
 	t.Helper()
-	s, err := bus.StartServer(bus.ServerConfig{Dir: dir, Listen: listen, TokenFile: tokenFile, Log: slog.New(slog.DiscardHandler)})
+	s, err := bus.StartServer(bus.ServerConfig{Dir: dir, Listen: listen, Token: natsToken, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -25,10 +27,10 @@ func TestServerOnNATSOfOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	token := filepath.Join(dir, "token")
-	if err := os.WriteFile(token, []byte("let-me-in\n"), 0o600); err != nil {
+	if err := os.WriteFile(token, []byte(natsToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ns := startNATS(t, filepath.Join(dir, "js"), "127.0.0.1:0", token)
+	ns := startNATS(t, filepath.Join(dir, "js"), "127.0.0.1:0")
 	address := ns.Address()
 	defer func() { ns.Shutdown() }()
 	s := startServer(t, "--nats", "nats://"+address, "--nats-token-file", token)
@@ -39,7 +41,7 @@ func TestServerOnNATSOfOthers(t *testing.T) {
 	src := files(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY f /f\n", "f": "1"})
 	first := s.must("build", "-t", "app", src)
 	ns.Shutdown()
-	ns = startNATS(t, filepath.Join(dir, "js"), address, token)
+	ns = startNATS(t, filepath.Join(dir, "js"), address)
 	if err := os.WriteFile(filepath.Join(src, "f"), []byte("2"), 0o600); err != nil {
 		t.Fatal(err)
 	}

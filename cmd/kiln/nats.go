@@ -2,17 +2,16 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
+	"kiln/internal/auth"
 	"kiln/internal/bus"
 	"kiln/internal/event"
 	"kiln/internal/store"
@@ -67,14 +66,15 @@ func (n *node) connectNATS(ctx context.Context) (*bus.Conn, error) {
 	if n.cfg.nats.others() {
 		return bus.Connect(ctx, n.cfg.nats.remote, "kiln serve", n.log)
 	}
+	cfg := bus.ServerConfig{Dir: filepath.Join(n.cfg.data, "jetstream"), Relaxed: n.cfg.relaxed, Listen: n.cfg.nats.listen, Log: n.log}
 	token := filepath.Join(n.cfg.data, natsTokenFile)
-	if n.cfg.nats.listen != "" {
-		if err := makeToken(token); err != nil {
+	if cfg.Listen != "" {
+		var err error
+		if cfg.Token, err = auth.SecretFile(token); err != nil {
 			return nil, err
 		}
 	}
-	ns, err := bus.StartServer(bus.ServerConfig{Dir: filepath.Join(n.cfg.data, "jetstream"), Relaxed: n.cfg.relaxed,
-		Listen: n.cfg.nats.listen, TokenFile: token, Log: n.log})
+	ns, err := bus.StartServer(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -94,16 +94,10 @@ func (n *node) claimState(ctx context.Context) error {
 	if !n.cfg.nats.others() {
 		return nil
 	}
-	owner := event.Hash(n.identity.Recipient())
 	for end := time.Now().Add(leaseTTL + leaseTTL/3); ; {
-		var rev uint64
-		err := bus.Patiently(ctx, func() (err error) {
-			rev, err = n.tryClaim(ctx, owner)
-			return err
-		})
+		err := bus.Patiently(ctx, func() error { return n.tryClaim(ctx) })
 		switch {
 		case err == nil:
-			n.claimed = rev
 			n.onClose(func() error {
 				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 				defer cancel()
@@ -124,20 +118,23 @@ func (n *node) claimState(ctx context.Context) error {
 	}
 }
 
-// tryClaim claims the state, and returns store.ErrConflict if another server has.
-func (n *node) tryClaim(ctx context.Context, owner string) (uint64, error) {
+// tryClaim claims the state, anew if it is this server's, and returns store.ErrConflict if it is another's.
+func (n *node) tryClaim(ctx context.Context) error {
+	owner := event.Hash(n.identity.Recipient())
 	rev, err := n.store.Servers.Create(ctx, theServer, owner)
-	if !errors.Is(err, store.ErrConflict) {
-		return rev, err
+	if errors.Is(err, store.ErrConflict) {
+		var holder string
+		if holder, rev, err = n.store.Servers.Get(ctx, theServer); err == nil && holder != owner {
+			err = store.ErrConflict
+		}
+		if err == nil {
+			rev, err = n.store.Servers.Update(ctx, theServer, owner, rev)
+		}
 	}
-	other, rev, err := n.store.Servers.Get(ctx, theServer)
-	switch {
-	case err != nil:
-		return 0, err
-	case other != owner:
-		return 0, store.ErrConflict
+	if err == nil {
+		n.claimed = rev
 	}
-	return n.store.Servers.Update(ctx, theServer, owner, rev)
+	return err
 }
 
 // keepClaim keeps others from working on this server's state until ctx ends. It returns an error if another
@@ -146,38 +143,20 @@ func (n *node) keepClaim(ctx context.Context) error {
 	if !n.cfg.nats.others() {
 		return nil
 	}
-	owner := event.Hash(n.identity.Recipient())
-	for every := time.NewTicker(leaseTTL / 3); ; {
+	every := time.NewTicker(leaseTTL / 3)
+	defer every.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			every.Stop()
 			return nil
 		case <-every.C:
 		}
-		rev, err := n.store.Servers.Update(ctx, theServer, owner, n.claimed)
-		if errors.Is(err, store.ErrConflict) {
-			rev, err = n.store.Servers.Create(ctx, theServer, owner) // it may have expired
-		}
+		err := n.tryClaim(ctx)
 		switch {
-		case err == nil:
-			n.claimed = rev
 		case errors.Is(err, store.ErrConflict):
 			return errors.New("another server works on this server's state")
-		case ctx.Err() == nil:
+		case err != nil && ctx.Err() == nil:
 			n.log.Warn("claim on the state not renewed", "err", err)
 		}
 	}
-}
-
-// makeToken writes a new token to a file that only its owner reads, unless there is one.
-func makeToken(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, os.ErrExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, rand.Text())
-	return errors.Join(err, f.Sync(), f.Close())
 }

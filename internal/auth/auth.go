@@ -125,19 +125,19 @@ type Keys struct {
 
 // Load reads the keys in dir, making them at first start.
 func Load(dir string) (*Keys, error) {
-	admin, err := secretFile(filepath.Join(dir, AdminTokenFile))
+	admin, err := SecretFile(filepath.Join(dir, AdminTokenFile))
 	if err != nil {
 		return nil, err
 	}
-	sign, err := secretFile(filepath.Join(dir, "signing.key"))
+	sign, err := SecretFile(filepath.Join(dir, "signing.key"))
 	if err != nil {
 		return nil, err
 	}
 	return &Keys{admin: sha256.Sum256([]byte(admin)), sign: []byte(sign)}, nil
 }
 
-// secretFile returns the word in the file, generating it when the file does not exist.
-func secretFile(path string) (string, error) {
+// SecretFile returns the word in a file that only its owner reads, generating both when there is no such file.
+func SecretFile(path string) (string, error) {
 	b, err := os.ReadFile(path)
 	if err == nil && len(strings.TrimSpace(string(b))) >= 32 {
 		return strings.TrimSpace(string(b)), nil

@@ -111,34 +111,34 @@ func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*Con
 		return nil, err
 	}
 	opts = append(opts, nats.Name(name))
-	ctx, cancel := context.WithTimeout(ctx, reachWithin)
-	defer cancel()
-	for {
-		nc, err := nats.Connect(strings.Join(r.URLs, ","), opts...)
-		if err == nil {
-			if err := suits(nc); err != nil {
-				nc.Close()
-				return nil, fmt.Errorf("message store %s: %w", nc.ConnectedUrlRedacted(), err)
-			}
-			return nc, nil
-		}
-		if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("message store %s: %w", strings.Join(r.URLs, ","), err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("message store %s: %w", strings.Join(r.URLs, ","), err)
-		case <-time.After(250 * time.Millisecond):
+	where := strings.Join(r.URLs, ",")
+	var nc *nats.Conn
+	err = retry(ctx, func() (err error) {
+		nc, err = nats.Connect(where, opts...)
+		return err
+	}, func(err error) bool { return !errors.Is(err, nats.ErrAuthorization) && !errors.Is(err, os.ErrNotExist) })
+	if err == nil {
+		if err = suits(nc); err != nil {
+			nc.Close()
 		}
 	}
+	if err != nil {
+		return nil, fmt.Errorf("message store %s: %w", where, err)
+	}
+	return nc, nil
 }
 
 // Patiently calls f until it returns nil or an error that does not pass by itself, for half a minute at most:
 // the servers may be starting, too.
 func Patiently(ctx context.Context, f func() error) error {
+	return retry(ctx, f, func(err error) bool { return transient(err) || errors.Is(err, jetstream.ErrNoStreamResponse) })
+}
+
+// retry calls f until it returns nil or an error that will not pass, until ctx ends or half a minute is over.
+func retry(ctx context.Context, f func() error, passes func(error) bool) error {
 	for end := time.Now().Add(reachWithin); ; {
 		err := f()
-		if err == nil || ctx.Err() != nil || time.Now().After(end) || !transient(err) && !errors.Is(err, jetstream.ErrNoStreamResponse) {
+		if err == nil || ctx.Err() != nil || time.Now().After(end) || !passes(err) {
 			return err
 		}
 		select {

@@ -28,11 +28,10 @@ type ServerConfig struct {
 	// Relaxed lets JetStream acknowledge before the disk has: faster, and a power loss may take the
 	// last two minutes. The default, false, syncs every message before it is acknowledged.
 	Relaxed bool
-	// Listen is the address at which other processes reach it, who say the token in TokenFile. With an empty one
-	// it opens no port.
-	Listen    string
-	TokenFile string
-	Log       *slog.Logger
+	// Listen is the address at which other processes reach it, who say the token. With an empty one it opens no
+	// port.
+	Listen, Token string
+	Log           *slog.Logger
 }
 
 // StartServer starts an embedded server and returns when it is ready. The caller shuts it down.
@@ -83,9 +82,11 @@ func (cfg ServerConfig) listen(opts *server.Options) error {
 	if opts.Port == 0 {
 		opts.Port = server.RANDOM_PORT
 	}
-	opts.Host, opts.DontListen = host, false
-	opts.Authorization, err = readToken(cfg.TokenFile)
-	return err
+	if cfg.Token == "" {
+		return fmt.Errorf("%s: nobody may reach the message store without a token", cfg.Listen)
+	}
+	opts.Host, opts.DontListen, opts.Authorization = host, false, cfg.Token
+	return nil
 }
 
 // Address returns the address at which other processes reach the server, "" if there is none.

@@ -11,6 +11,7 @@ import (
 
 	"kiln/internal/apiclient"
 	"kiln/internal/event"
+	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
@@ -37,17 +38,30 @@ func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
 	}
 	t := event.Target{ID: newHookID(), Name: req.Name, URL: req.URL, Events: slices.Compact(slices.Sorted(slices.Values(req.Events))),
 		Task: req.Task, Secret: req.Secret, Created: time.Now().UTC()}
-	if err := s.validateTarget(r.Context(), &t); err != nil {
-		return err
-	}
-	if err := s.sealAddress(&t); err != nil {
-		return err
-	}
-	if _, err := s.Store.Targets.Create(r.Context(), t.ID, t); err != nil {
+	if err := s.storeTarget(r.Context(), &t); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusCreated, publicTarget(t))
 	return nil
+}
+
+// storeTarget checks a new target and stores it, its address sealed.
+func (s *Server) storeTarget(ctx context.Context, t *event.Target) error {
+	if err := s.validateTarget(ctx, t); err != nil {
+		return err
+	}
+	if err := s.sealAddress(t); err != nil {
+		return err
+	}
+	_, err := s.Store.Targets.Create(ctx, t.ID, *t)
+	return err
+}
+
+// sealAddress hides the address of a target.
+func (s *Server) sealAddress(t *event.Target) (err error) {
+	t.Address, err = secret.Seal(s.Recipient, t.URL)
+	t.URL = shownURL(t.URL)
+	return err
 }
 
 // checkTarget checks what may be changed of a target.
@@ -110,24 +124,35 @@ func (s *Server) targets(ctx context.Context) ([]event.Target, error) {
 	return all, err
 }
 
+// plainTargets returns those of all that are no webhooks.
+func (s *Server) plainTargets(ctx context.Context) ([]event.Target, error) {
+	all, err := s.targets(ctx)
+	return slices.DeleteFunc(all, func(t event.Target) bool { return t.Webhook != nil }), err
+}
+
+// targetNamed returns the target with an ID or name, false if there is none.
+func targetNamed(all []event.Target, wanted string) (event.Target, bool) {
+	i := slices.IndexFunc(all, func(t event.Target) bool { return t.ID == wanted || strings.EqualFold(t.Name, wanted) })
+	if i < 0 {
+		return event.Target{}, false
+	}
+	return all[i], true
+}
+
 // findTarget returns the target that the path names by its ID or name.
 func (s *Server) findTarget(r *http.Request) (event.Target, error) {
 	wanted := r.PathValue("target")
-	all, err := s.targets(r.Context())
-	if err != nil {
-		return event.Target{}, err
+	all, err := s.plainTargets(r.Context())
+	t, found := targetNamed(all, wanted)
+	if err == nil && !found {
+		err = &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+			Message: "no target " + strconv.Quote(wanted), Remedy: "list the targets with `kiln notify list`"}
 	}
-	for _, t := range all {
-		if t.Webhook == nil && (t.ID == wanted || strings.EqualFold(t.Name, wanted)) {
-			return t, nil
-		}
-	}
-	return event.Target{}, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
-		Message: "no target " + strconv.Quote(wanted), Remedy: "list the targets with `kiln notify list`"}
+	return t, err
 }
 
 func (s *Server) listTargets(w http.ResponseWriter, r *http.Request) error {
-	all, err := s.targets(r.Context())
+	all, err := s.plainTargets(r.Context())
 	if err != nil {
 		return err
 	}
@@ -139,7 +164,6 @@ func (s *Server) listTargets(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(t event.Target) bool { return t.Webhook != nil })
 	list := apiclient.Targets{Targets: make([]apiclient.Target, len(all))}
 	for i, t := range all {
 		list.Targets[i] = publicTarget(t)

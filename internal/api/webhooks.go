@@ -48,24 +48,11 @@ func (s *Server) createWebhook(w http.ResponseWriter, r *http.Request) error {
 	if err := s.setWebhook(&t, req); err != nil {
 		return err
 	}
-	if err := s.validateTarget(r.Context(), &t); err != nil {
-		return err
-	}
-	if err := s.sealAddress(&t); err != nil {
-		return err
-	}
-	if _, err := s.Store.Targets.Create(r.Context(), t.ID, t); err != nil {
+	if err := s.storeTarget(r.Context(), &t); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusCreated, publicWebhook(t))
 	return nil
-}
-
-// sealAddress hides the address of a target.
-func (s *Server) sealAddress(t *event.Target) (err error) {
-	t.Address, err = secret.Seal(s.Recipient, t.URL)
-	t.URL = shownURL(t.URL)
-	return err
 }
 
 // setWebhook changes what a request says.
@@ -153,13 +140,12 @@ func (s *Server) findWebhook(r *http.Request) (event.Target, uint64, error) {
 	if err != nil {
 		return event.Target{}, 0, err
 	}
-	for _, t := range all {
-		if t.ID == wanted || strings.EqualFold(t.Name, wanted) {
-			return s.Store.Targets.Get(r.Context(), t.ID)
-		}
+	t, found := targetNamed(all, wanted)
+	if !found {
+		return t, 0, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+			Message: "no webhook " + strconv.Quote(wanted), Remedy: "list the webhooks with `kiln webhook list`"}
 	}
-	return event.Target{}, 0, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
-		Message: "no webhook " + strconv.Quote(wanted), Remedy: "list the webhooks with `kiln webhook list`"}
+	return s.Store.Targets.Get(r.Context(), t.ID)
 }
 
 // webhooks returns all webhooks, by name.
@@ -182,8 +168,16 @@ func (s *Server) listWebhooks(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) showWebhook(w http.ResponseWriter, r *http.Request) error {
+	return s.withWebhook(w, r, func(event.Target) error { return nil })
+}
+
+// withWebhook does something with the webhook that the path names, and answers with what it was.
+func (s *Server) withWebhook(w http.ResponseWriter, r *http.Request, do func(event.Target) error) error {
 	t, _, err := s.findWebhook(r)
 	if err != nil {
+		return err
+	}
+	if err := do(t); err != nil {
 		return err
 	}
 	writeJSON(w, http.StatusOK, publicWebhook(t))
@@ -223,27 +217,16 @@ func (s *Server) updateWebhook(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) deleteWebhook(w http.ResponseWriter, r *http.Request) error {
-	t, _, err := s.findWebhook(r)
-	if err != nil {
-		return err
-	}
-	if err := s.Store.Targets.Delete(r.Context(), t.ID); err != nil {
-		return err
-	}
-	writeJSON(w, http.StatusOK, publicWebhook(t))
-	return nil
+	return s.withWebhook(w, r, func(t event.Target) error { return s.Store.Targets.Delete(r.Context(), t.ID) })
 }
 
 func (s *Server) pingWebhook(w http.ResponseWriter, r *http.Request) error {
-	t, _, err := s.findWebhook(r)
-	if err != nil {
-		return err
-	}
-	if err := s.TestTarget(r.Context(), t); err != nil {
-		return &apiclient.Error{Status: http.StatusBadGateway, Code: apiclient.CodeTarget, Message: "webhook " + t.Name + ": " + err.Error()}
-	}
-	writeJSON(w, http.StatusOK, publicWebhook(t))
-	return nil
+	return s.withWebhook(w, r, func(t event.Target) error {
+		if err := s.TestTarget(r.Context(), t); err != nil {
+			return &apiclient.Error{Status: http.StatusBadGateway, Code: apiclient.CodeTarget, Message: "webhook " + t.Name + ": " + err.Error()}
+		}
+		return nil
+	})
 }
 
 func (s *Server) webhookEvents(w http.ResponseWriter, r *http.Request) error {

@@ -16,7 +16,8 @@ func testPurge(t *testing.T, s *server) {
 	if testing.Short() {
 		t.Fatal("a timer takes up to a minute; run without -short")
 	}
-	s.pushBase("purged/box:1", "1")
+	// No other test makes the same images: what is followed elsewhere is kept, by its digest.
+	s.pushBase("purged/box:1", "purged 1")
 	pinned := s.digest("purged/box:1")
 	f := newForge(t, s, "wave", "", "", map[string]string{"Dockerfile": "FROM " + s.host() + "/purged/box:1\n"})
 	s.apply("wave", "context: "+f.url+"#main\npool: nowhere\nstep: {build: {images: ['wave:{{.Run.ID}}']}}\n"+onPush)
@@ -32,12 +33,12 @@ func testPurge(t *testing.T, s *server) {
 		return waits != ""
 	})
 	s.must("task", "update", "wave", "--status", "Disabled")
-	s.pushBase("purged/box:1", "2")
-	s.pushBase("purged/box:2", "3")
-	s.pushBase("purged/box:old", "4")
+	s.pushBase("purged/box:1", "purged 2")
+	s.pushBase("purged/box:2", "purged 3")
+	s.pushBase("purged/box:old", "purged 4")
 	untagged := s.digest("purged/box:old")
-	s.pushBase("purged/box:old", "5")
-	s.pushBase("unpurged/box:old", "6")
+	s.pushBase("purged/box:old", "purged 5")
+	s.pushBase("unpurged/box:old", "purged 6")
 	g := newForge(t, s, "follower", "", "", map[string]string{"Dockerfile": "FROM " + s.host() + "/purged/box:2\n"})
 	s.apply("follower", "context: "+g.url+"#main\nstep: {build: {images: ['follower:{{.Run.ID}}']}}\n")
 

@@ -24,7 +24,8 @@ type core struct {
 	maxRuns int // that may be executed at once; 0 means any number
 	runs    map[string]*entry
 	workers map[string]*member // by instance
-	pools   map[string]*pool
+	pools   map[poolKey]*pool
+	drained map[string]bool   // workers that take no more runs, by name
 	tasks   map[string]*quota // by UID
 	freed   map[string]bool   // tasks whose parked runs are to be looked at
 	held    int               // runs that are assigned
@@ -65,12 +66,13 @@ type supersession struct {
 // A member is a worker that is alive.
 type member struct {
 	event.Worker
-	busy int
+	busy    int
+	drained bool
 }
 
 func newCore(maxRuns int) *core {
-	return &core{maxRuns: maxRuns, runs: map[string]*entry{}, workers: map[string]*member{}, pools: map[string]*pool{},
-		tasks: map[string]*quota{}, freed: map[string]bool{}, superseded: map[string]supersession{}}
+	return &core{maxRuns: maxRuns, runs: map[string]*entry{}, workers: map[string]*member{}, pools: map[poolKey]*pool{},
+		drained: map[string]bool{}, tasks: map[string]*quota{}, freed: map[string]bool{}, superseded: map[string]supersession{}}
 }
 
 // mark has an entry acted on.
@@ -197,7 +199,7 @@ func (c *core) join(w event.Worker, now time.Time) {
 		m.Worker = w
 		return
 	}
-	m := &member{Worker: w}
+	m := &member{Worker: w, drained: c.drained[w.Name]}
 	c.workers[w.Instance] = m
 	for _, e := range c.runs {
 		if !e.assigned() {
@@ -213,6 +215,20 @@ func (c *core) join(w event.Worker, now time.Time) {
 	for id, old := range c.workers {
 		if old.Name == w.Name && id != w.Instance {
 			delete(c.workers, id)
+		}
+	}
+}
+
+// drain has the workers of a name get no more runs, or get some again.
+func (c *core) drain(name string, drained bool) {
+	if drained {
+		c.drained[name] = true
+	} else {
+		delete(c.drained, name)
+	}
+	for _, m := range c.workers {
+		if m.Name == name {
+			m.drained = drained
 		}
 	}
 }

@@ -25,13 +25,13 @@ const (
 
 // dispatch sends the current attempt to its worker: a first lease, so that its silence is noticed, and
 // the assignment. Ended is why the run cannot be assigned at all.
-func (s *Scheduler) dispatch(ctx context.Context, r run.Run, recipient string) (ended, err error) {
+func (s *Scheduler) dispatch(ctx context.Context, r run.Run, to event.Worker) (ended, err error) {
 	a := r.Attempts[len(r.Attempts)-1]
 	values, ended, err := s.secretsOf(ctx, r, a.Assigned)
 	if ended != nil || err != nil {
 		return ended, err
 	}
-	as, ended := s.assignment(r, values, recipient)
+	as, ended := s.assignment(r, values, to)
 	if ended != nil {
 		return ended, nil
 	}
@@ -93,36 +93,38 @@ func addSecrets(values *event.Secrets, sent map[string]string) {
 }
 
 // assignment seals what the worker alone may read to its key.
-func (s *Scheduler) assignment(r run.Run, values *event.Secrets, recipient string) (event.Assignment, error) {
+func (s *Scheduler) assignment(r run.Run, values *event.Secrets, to event.Worker) (event.Assignment, error) {
 	as := event.Assignment{Run: r}
-	token, err := s.Token(r)
+	tokens, err := s.Tokens(r, to.Apart)
 	if err != nil {
 		return as, err
 	}
-	if as.Token, err = s.sealed.seal(recipient, token); err != nil || values == nil {
+	if as.Token, err = s.sealed.seal(to.Recipient, tokens); err != nil || values == nil {
 		return as, err
 	}
 	as.Run.Spec.Secrets = nil
-	as.Secrets, err = secret.Seal(recipient, values)
+	as.Secrets, err = secret.Seal(to.Recipient, values)
 	return as, err
 }
 
-// A sealedToken remembers the last token that was sealed: it is the same for many runs.
+// A sealedToken remembers the last tokens that were sealed: without a right to publish they are the same for many
+// runs.
 type sealedToken struct {
-	mu               sync.Mutex
-	recipient, token string
-	sealed           []byte
+	mu        sync.Mutex
+	recipient string
+	tokens    event.Tokens
+	sealed    []byte
 }
 
-func (t *sealedToken) seal(recipient, token string) ([]byte, error) {
+func (t *sealedToken) seal(recipient string, tokens event.Tokens) ([]byte, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.sealed != nil && t.recipient == recipient && t.token == token {
+	if t.sealed != nil && t.recipient == recipient && t.tokens == tokens {
 		return t.sealed, nil
 	}
-	sealed, err := secret.Seal(recipient, token)
+	sealed, err := secret.Seal(recipient, tokens)
 	if err == nil {
-		t.recipient, t.token, t.sealed = recipient, token, sealed
+		t.recipient, t.tokens, t.sealed = recipient, tokens, sealed
 	}
 	return sealed, err
 }

@@ -25,14 +25,14 @@ const (
 // An effect is what is to be done about one state of a run: store it, then act on it. A run has one at
 // a time, and they are executed beside the loop, so that none has to wait for another.
 type effect struct {
-	entry     *entry // the loop's; not touched here
-	run       run.Run
-	rev       uint64
-	store     bool
-	send      bool
-	stop      bool
-	recipient string // key of the attempt's worker
-	settles   []func(error)
+	entry   *entry // the loop's; not touched here
+	run     run.Run
+	rev     uint64
+	store   bool
+	send    bool
+	stop    bool
+	to      event.Worker // the attempt's
+	settles []func(error)
 }
 
 // A result is what became of an effect.
@@ -79,7 +79,7 @@ func (s *Scheduler) start(ctx context.Context, e *entry) {
 		if m == nil { // it left meanwhile
 			f.send, e.suspect = false, time.Now()
 		} else {
-			f.recipient = m.Recipient
+			f.to = m.Worker
 		}
 	}
 	e.dirty, e.send, e.stop, e.settles, e.busy = false, false, false, nil, true
@@ -111,7 +111,7 @@ func (s *Scheduler) execute(ctx context.Context, f effect) result {
 	case f.run.State.Final():
 		r.err = s.cleanUp(ctx, f.run)
 	case f.send:
-		r.ended, r.err = s.dispatch(ctx, f.run, f.recipient)
+		r.ended, r.err = s.dispatch(ctx, f.run, f.to)
 		r.sent = r.err == nil
 	}
 	if f.stop && !f.run.State.Final() {

@@ -118,6 +118,24 @@ func (s *Scheduler) watchWorkers(ctx context.Context) error {
 	})
 }
 
+func (s *Scheduler) watchDrains(ctx context.Context) error {
+	names := map[string]string{} // by key: what is gone tells no more
+	return s.Store.Drains.Watch(ctx, ">", func(e *store.Entry[event.Drain]) bool {
+		if e == nil {
+			return true
+		}
+		name, drained := names[e.Key], !e.Gone
+		if drained {
+			name = e.Value.Worker
+			names[e.Key] = name
+		} else {
+			delete(names, e.Key)
+		}
+		s.observe(ctx, func(time.Time) { s.core.drain(name, drained) })
+		return true
+	})
+}
+
 func (s *Scheduler) watchLeases(ctx context.Context) error {
 	return s.Store.Leases.Watch(ctx, ">", func(e *store.Entry[event.Lease]) bool {
 		if e == nil {

@@ -236,7 +236,7 @@ func TestRunsOfOneMomentKeepTheirOrder(t *testing.T) {
 	for _, id := range []string{"rc", "ra", "rb"} {
 		c.admit(decided(id), t0)
 	}
-	got := c.pools[defaultPool].lanes[0].line.ordered()
+	got := c.pools[poolKey{name: defaultPool}].lanes[0].line.ordered()
 	if got[0].run.ID != "rc" || got[1].run.ID != "ra" || got[2].run.ID != "rb" {
 		t.Errorf("order %s %s %s, want that of admission", got[0].run.ID, got[1].run.ID, got[2].run.ID)
 	}

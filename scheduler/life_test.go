@@ -77,8 +77,8 @@ func TestDecidedRunIsAssignedAndItsEndIsStored(t *testing.T) {
 // checkSealed checks that an assignment tells the worker, and nobody else, its secrets.
 func checkSealed(t *testing.T, w *testWorker, as event.Assignment) {
 	t.Helper()
-	var token string
-	if err := w.identity.Open(as.Token, &token); err != nil || token != "token of "+as.Run.ID {
+	var token event.Tokens
+	if err := w.identity.Open(as.Token, &token); err != nil || token.Registry != "token of "+as.Run.ID {
 		t.Errorf("token %q, %v", token, err)
 	}
 	var values event.Secrets

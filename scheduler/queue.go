@@ -1,10 +1,18 @@
 package scheduler
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"kiln/internal/run"
 )
+
+// A poolKey says what workers a queue is for.
+type poolKey struct {
+	name     string
+	platform string // that the runs ask for; empty is any
+}
 
 // defaultPool is the pool of runs and workers that name none.
 const defaultPool = "default"
@@ -69,11 +77,11 @@ func (c *core) enqueue(e *entry) {
 	if e.unapproved() {
 		return
 	}
-	name := poolName(e.run.Spec.Pool)
-	p := c.pools[name]
+	key := poolKey{poolName(e.run.Spec.Pool), e.run.Spec.Platform}
+	p := c.pools[key]
 	if p == nil {
 		p = &pool{}
-		c.pools[name] = p
+		c.pools[key] = p
 	}
 	p.add(e)
 }
@@ -160,11 +168,11 @@ func (c *core) assign(now time.Time) {
 func (c *core) due() (*pool, *member) {
 	var p *pool
 	var m *member
-	for name, candidate := range c.pools {
+	for key, candidate := range c.pools {
 		if candidate.size() == 0 || p != nil && p.turn <= candidate.turn {
 			continue
 		}
-		if free := c.pick(name); free != nil && c.ready(candidate) {
+		if free := c.pick(key); free != nil && c.ready(candidate) {
 			p, m = candidate, free
 		}
 	}
@@ -187,19 +195,47 @@ func (c *core) ready(p *pool) bool {
 	}
 }
 
-// pick returns the worker of a pool with the most free slots, or nil. It does not look at a run's
-// platform: a worker builds a foreign one too, unless a RUN needs emulation, which the build itself
-// finds out.
-func (c *core) pick(name string) *member {
-	var best *member
+// pick returns the worker with the most free slots of those that runs of a queue may be given to, or nil. If
+// there are workers that execute the runs' platform, it is one of them; else any: a worker builds a foreign
+// platform too, unless a RUN needs emulation, which the build itself finds out.
+func (c *core) pick(key poolKey) *member {
+	var best, foreign *member
+	native := false
 	for _, m := range c.workers {
-		free := m.Parallel - m.busy
-		if poolName(m.Pool) != name || free <= 0 {
+		if poolName(m.Pool) != key.name || m.closed() != "" {
 			continue
 		}
-		if best == nil || free > best.Parallel-best.busy || free == best.Parallel-best.busy && m.Name < best.Name {
-			best = m
+		into := &foreign
+		if executes(m.Platforms, key.platform) {
+			into, native = &best, true
+		}
+		if m.free() > 0 && (*into == nil || m.free() > (*into).free() || m.free() == (*into).free() && m.Name < (*into).Name) {
+			*into = m
 		}
 	}
-	return best
+	if native {
+		return best
+	}
+	return foreign
+}
+
+// free is how many more runs the worker takes.
+func (m *member) free() int { return m.Parallel - m.busy }
+
+// closed is why a worker is given no runs, empty if it is given some.
+func (m *member) closed() string {
+	if m.drained {
+		return "is drained"
+	}
+	return m.Unfit
+}
+
+// executes reports whether a worker that tells its platforms executes one, or each of several, separated by commas.
+func executes(have []string, want string) bool {
+	for p := range strings.SplitSeq(want, ",") {
+		if p != "" && len(have) > 0 && !slices.Contains(have, p) {
+			return false
+		}
+	}
+	return true
 }

@@ -2,6 +2,8 @@ package scheduler
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"kiln/internal/run"
 	"kiln/triggers/decide"
@@ -36,26 +38,44 @@ func (c *core) waiting(e *entry) (waitKind, string) {
 		return waitApproval, "waiting for approval"
 	case c.limited(e):
 		return waitTask, fmt.Sprintf("waiting: task %s already has %d of %d runs", e.run.Task, c.tasks[e.run.TaskUID].held, e.run.Spec.Concurrency)
-	case c.registered(name) == 0:
+	case c.open(name) == 0:
 		if name == defaultPool {
-			return waitPool, "waiting for a worker: none is registered"
+			return waitPool, "waiting for a worker: " + c.lacking(name)
 		}
-		return waitPool, fmt.Sprintf("waiting for a worker of pool %s: none is registered", name)
+		return waitPool, fmt.Sprintf("waiting for a worker of pool %s: %s", name, c.lacking(name))
 	case c.full():
 		return waitServer, fmt.Sprintf("waiting: the server already executes %d of %d runs", c.held, c.maxRuns)
 	}
 	return waitTurn, "waiting for a worker"
 }
 
-// registered counts the workers of a pool.
-func (c *core) registered(name string) int {
+// open counts the workers of a pool that take runs.
+func (c *core) open(name string) int {
 	n := 0
 	for _, m := range c.workers {
-		if poolName(m.Pool) == name {
+		if poolName(m.Pool) == name && m.closed() == "" {
 			n++
 		}
 	}
 	return n
+}
+
+// lacking says why no worker of a pool takes runs.
+func (c *core) lacking(name string) string {
+	var closed []string
+	for _, m := range c.workers {
+		if poolName(m.Pool) == name {
+			closed = append(closed, m.Name+" "+m.closed())
+		}
+	}
+	if len(closed) == 0 {
+		return "none is registered"
+	}
+	slices.Sort(closed)
+	if more := len(closed) - 3; more > 0 {
+		closed = append(closed[:3], fmt.Sprintf("and %d more", more))
+	}
+	return strings.Join(closed, ", ")
 }
 
 // explain writes into the record what the run waits for, if that is of another kind than before.
@@ -85,7 +105,7 @@ func (c *core) place(e *entry, position int) Waiting {
 		w.Position = position
 	}
 	if kind == waitTurn {
-		reason = turn(lane, position, c.registered(w.Pool))
+		reason = turn(lane, position, c.open(w.Pool))
 	}
 	w.Reason = reason + e.lostBefore()
 	return w

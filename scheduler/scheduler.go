@@ -41,8 +41,8 @@ type Scheduler struct {
 	Store   *store.Store
 	Fence   Fence
 	Secrets secret.Identity // opens the secrets of requests
-	// Token mints the registry token of the run's current attempt.
-	Token func(run.Run) (string, error)
+	// Tokens mints what the run's current attempt shows the registry; apart says that it publishes over the network.
+	Tokens func(r run.Run, apart bool) (event.Tokens, error)
 	// Active lists the runs that were not final when the process started.
 	Active func(context.Context) ([]string, error)
 	// Resolve returns the values of the secrets that the run names in Spec.Refs. It may block. An error
@@ -80,6 +80,8 @@ type item struct {
 const (
 	maxBatch = 256 // facts that are applied before they are acted on
 	readers  = 32  // records that are read at once
+	// ackWait is how long after a scheduler's death another one gets what that one had not settled.
+	ackWait = 5 * time.Second
 )
 
 // prepare makes what Run and those who ask have in common.
@@ -100,15 +102,16 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	g.Go(func() error { return s.loop(ctx) })
 	g.Go(func() error { return s.watchLeases(ctx) })
 	g.Go(func() error { return s.watchWorkers(ctx) })
+	g.Go(func() error { return s.watchDrains(ctx) })
 	g.Go(func() error { return s.announce(ctx) })
 	for _, c := range []struct {
 		consumer bus.Consumer
 		handle   func(bus.Message)
 	}{
-		{bus.Consumer{Stream: bus.StreamDecisions, Name: "scheduler", Filter: event.SubjectDecisions}, s.onDecision(ctx)},
-		{bus.Consumer{Stream: bus.StreamReports, Name: "scheduler", Filter: event.SubjectReports}, s.onReport(ctx)},
-		{bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler", Filter: event.CancelFilter}, s.onCancel(ctx)},
-		{bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler-approvals", Filter: event.ApproveFilter}, s.onApproval(ctx)},
+		{bus.Consumer{Stream: bus.StreamDecisions, Name: "scheduler", Filter: event.SubjectDecisions, AckWait: ackWait}, s.onDecision(ctx)},
+		{bus.Consumer{Stream: bus.StreamReports, Name: "scheduler", Filter: event.SubjectReports, AckWait: ackWait}, s.onReport(ctx)},
+		{bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler", Filter: event.CancelFilter, AckWait: ackWait}, s.onCancel(ctx)},
+		{bus.Consumer{Stream: bus.StreamEvents, Name: "scheduler-approvals", Filter: event.ApproveFilter, AckWait: ackWait}, s.onApproval(ctx)},
 	} {
 		g.Go(func() error { return s.Bus.Consume(ctx, c.consumer, c.handle) })
 	}

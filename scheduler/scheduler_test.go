@@ -66,7 +66,7 @@ func (s *site) start(t testing.TB, set func(*scheduler.Scheduler)) (sched *sched
 		t.Fatal(err)
 	}
 	sched = &scheduler.Scheduler{Bus: s.bus, Store: s.store, Fence: s.fence, Secrets: s.identity, Active: x.Active,
-		Token: func(r run.Run) (string, error) { return "token of " + r.ID, nil }, LeaseTTL: s.leaseTTL, Log: log}
+		Tokens: func(r run.Run, _ bool) (event.Tokens, error) { return event.Tokens{Registry: "token of " + r.ID}, nil }, LeaseTTL: s.leaseTTL, Log: log}
 	set(sched)
 	ctx, cancel := context.WithCancel(t.Context())
 	indexed, scheduled := make(chan error, 1), make(chan error, 1)

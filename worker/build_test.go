@@ -254,7 +254,7 @@ func TestUnreadableRemoteContextFailsTheStep(t *testing.T) {
 		return solve.Built{}, context.Cause(ctx)
 	}
 	r := fileRun("version: v1.1.0\n" + buildStep("-t a https://git.test/o/lib.git"))
-	sealed, err := secret.Seal(g.w.Identity.Recipient(), g.reg.Token)
+	sealed, err := secret.Seal(g.w.Identity.Recipient(), event.Tokens{Registry: g.reg.Token})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,7 @@ type attempt struct {
 	config  solve.SessionConfig
 	// identity is that of the source's content, empty if it is not known.
 	identity string
-	token    string // for the co-located registry
+	tokens   event.Tokens // for the co-located registry
 	secrets  event.Secrets
 	src      Source // nil if the run has none
 	origin   Origin // of the source, zero if it is no commit
@@ -60,6 +60,11 @@ func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as
 	log.Info("attempt started")
 	out := a.outcome(ctx, a.work(ctx, as))
 	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)
+	if out.state == event.HandedBack && !out.blameless { // before the next run comes
+		if err := a.w.register(context.WithoutCancel(ctx)); err != nil {
+			log.Warn("worker not registered, trying again", "err", err)
+		}
+	}
 	a.finish(context.WithoutCancel(ctx), out)
 	stopLease()
 	a.retain(ctx)
@@ -77,7 +82,7 @@ func elapsed(r run.Run) time.Duration {
 // work prepares and executes the steps. It leaves the session open.
 func (a *attempt) work(ctx context.Context, as event.Assignment) error {
 	var err error
-	if a.token, err = a.w.token.open(a.w.Identity, as.Token); err != nil {
+	if a.tokens, err = a.w.tokens.open(a.w.Identity, as.Token); err != nil {
 		return err
 	}
 	if err := a.openSecrets(as); err != nil {
@@ -178,7 +183,7 @@ func identityOf(src Source) string {
 
 func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 	cfg := solve.SessionConfig{
-		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, Insecure: a.w.Insecure,
+		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, RegistryAt: a.w.RegistryAt, Insecure: a.w.Insecure,
 		Credentials: a.credentials, CacheScope: a.cacheScope(),
 		OwnFrontend: a.run.Spec.Restricted, Fetch: a.w.MayFetch,
 	}

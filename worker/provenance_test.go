@@ -233,7 +233,7 @@ func TestReusedImageNamesTheRunThatBuiltIt(t *testing.T) {
 	t.Parallel()
 	s := &script{}
 	g := newRig(t, s)
-	g.w.Resolver = g.reg.Store
+	g.w.Resolver = Direct{g.reg.Store}
 	g.w.Open = func(context.Context, OpenRequest) (Source, error) { return &identified{files{key: "dir"}}, nil }
 	s.build = func(ctx context.Context, b solve.Build, _ solve.LogFunc) (solve.Built, error) {
 		built, err := g.stage(ctx, b)

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/opencontainers/go-digest"
 
+	"kiln/internal/event"
 	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/solve"
@@ -25,10 +26,10 @@ import (
 const publishPatience = time.Minute
 
 // publishPatiently publishes, and tries again while the registry cannot be reached. A refusal is final.
-func (w *Worker) publishPatiently(ctx context.Context, p registry.Publication) ([]registry.Published, error) {
+func (w *Worker) publishPatiently(ctx context.Context, tokens event.Tokens, p registry.Publication) ([]registry.Published, error) {
 	deadline := time.Now().Add(publishPatience)
 	for delay := 100 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
-		done, err := w.Publisher.Publish(ctx, p)
+		done, err := w.Publisher.Publish(ctx, tokens, p)
 		switch {
 		case err == nil, ctx.Err() != nil, refused(err):
 			return done, err

@@ -4,7 +4,6 @@ import (
 	"slices"
 	"testing"
 
-	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/solve"
 )
@@ -38,7 +37,7 @@ func TestRestrictedRunsReadWhatTheyArePinnedTo(t *testing.T) {
 	if got := Readable(a.run.Spec, "reg.test:5000", "localhost:5000"); !slices.Equal(got, want) {
 		t.Errorf("Readable = %v, want %v", got, want)
 	}
-	a.w, a.identity = &Worker{Resolver: &registry.Store{}}, "x"
+	a.w, a.identity = &Worker{Resolver: Direct{}}, "x"
 	if a.repeatable(solve.Build{}) {
 		t.Error("a restricted run may take over a build of another run")
 	}

@@ -14,16 +14,9 @@ import (
 
 	"github.com/distribution/reference"
 
-	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/solve"
 )
-
-// A Resolver tells which manifest a reference, a tag or a digest, names in a repository of the
-// co-located registry.
-type Resolver interface {
-	Resolve(ctx context.Context, repository, reference string) (registry.Descriptor, error)
-}
 
 // An Identified source knows its content by name: sources of equal identity hold the same files, to
 // the last mode and time. An empty identity is none.
@@ -151,7 +144,7 @@ func (a *attempt) holds(ctx context.Context, ref, digest string) bool {
 	case reference.Tagged:
 		name = r.Tag()
 	}
-	d, err := a.w.Resolver.Resolve(ctx, reference.Path(named), name)
+	d, err := a.w.Resolver.Resolve(ctx, a.tokens, reference.Path(named), name)
 	return err == nil && d.Digest == digest
 }
 

@@ -39,7 +39,7 @@ func newRig(t *testing.T, s *script) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &rig{bus: b, reg: reg, w: &Worker{Bus: b, Store: st, Solver: s, Publisher: reg.Store, Name: "w", Instance: "one", Pool: "default",
+	return &rig{bus: b, reg: reg, w: &Worker{Bus: b, Store: st, Solver: s, Publisher: Direct{reg.Store}, Name: "w", Instance: "one", Pool: "default",
 		Parallel: 1, Identity: id, Registry: reg.Host, Insecure: true, LeaseTTL: time.Minute, Log: slog.New(slog.DiscardHandler),
 		Open: func(context.Context, OpenRequest) (Source, error) { return &files{key: "dir"}, nil }}}
 }
@@ -68,7 +68,7 @@ func (g *rig) assign(t *testing.T, r run.Run, secrets map[string]string) event.A
 		}
 		return sealed
 	}
-	as := event.Assignment{Run: r, Token: seal(g.reg.Token)}
+	as := event.Assignment{Run: r, Token: seal(event.Tokens{Registry: g.reg.Token})}
 	if secrets != nil {
 		as.Secrets = seal(event.Secrets{Set: secrets})
 	}

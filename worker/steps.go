@@ -144,7 +144,7 @@ func (a *attempt) publish(ctx context.Context, step string, pub registry.Publica
 	if len(pub.Tags) == 0 {
 		return nil
 	}
-	published, err := a.w.publishPatiently(ctx, pub)
+	published, err := a.w.publishPatiently(ctx, a.tokens, pub)
 	if slices.ContainsFunc(stepsOwn, func(r error) bool { return errors.Is(err, r) }) {
 		return &stepFailure{step, err}
 	}

@@ -34,7 +34,7 @@ func (a *attempt) openSecrets(as event.Assignment) error {
 // confidential are all values that must not be shown.
 func (a *attempt) confidential() []string {
 	s := a.secrets
-	values := slices.Concat([]string{a.token, s.Context}, slices.Collect(maps.Values(s.Set)), slices.Collect(maps.Values(s.Args)))
+	values := slices.Concat([]string{a.tokens.Registry, a.tokens.Publish, s.Context}, slices.Collect(maps.Values(s.Set)), slices.Collect(maps.Values(s.Args)))
 	if _, password, ok := strings.Cut(s.Context, ":"); ok {
 		values = append(values, password)
 	}
@@ -68,7 +68,7 @@ func LoginHosts(host string) []string {
 // a user is an identity token. A login is used for the host that it names and for no other.
 func (a *attempt) credentials(host string) (user, password string) {
 	if a.images.ours(host) {
-		return "kiln", a.token
+		return "kiln", a.tokens.Registry
 	}
 	if l, ok := a.signedIn.of(host); ok {
 		return l.User, l.Password

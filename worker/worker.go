@@ -23,17 +23,11 @@ import (
 	"kiln/internal/apiclient"
 	"kiln/internal/bus"
 	"kiln/internal/event"
-	"kiln/internal/registry"
 	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/solve"
 	"kiln/internal/store"
 )
-
-// A Publisher moves tags of the co-located registry, fenced by run and attempt.
-type Publisher interface {
-	Publish(ctx context.Context, p registry.Publication) ([]registry.Published, error)
-}
 
 // A Worker executes runs. Its fields are set before Run is called and not changed after.
 type Worker struct {
@@ -52,21 +46,31 @@ type Worker struct {
 	// it may be any.
 	MayFetch func(ctx context.Context, host string) error
 
-	Name     string // stays the same over restarts
-	Instance string // new at each start
-	Pool     string
-	Parallel int             // runs at once
-	Steps    int             // build and cmd steps of all runs at once, at least Parallel; 0 is no limit
-	BuildKit string          // its version
+	Name      string // stays the same over restarts, and is no other worker's
+	Host      string // that it runs on
+	Instance  string // new at each start
+	Pool      string
+	Parallel  int      // runs at once
+	Steps     int      // build and cmd steps of all runs at once, at least Parallel; 0 is no limit
+	BuildKit  string   // its version
+	Platforms []string // that its build daemon builds for, the native one first
+	Address   string   // of its build daemon
+	// Apart says that it reaches the co-located registry over the network.
+	Apart bool
+	// Healthy reports why the build daemon can execute nothing now. The worker asks every few seconds, and gets no
+	// runs while there is a reason. Nil means that it always can.
+	Healthy  func(ctx context.Context) error
 	Version  string          // of kiln
 	Builder  string          // URI of the server, as provenances name it
 	Identity secret.Identity // opens what the scheduler seals to this worker
 
-	Registry string            // canonical host of the co-located registry
-	Aliases  []string          // its other names
-	Insecure bool              // it speaks plain HTTP
-	Own      http.RoundTripper // for requests to it; nil for the default
-	Images   map[string]string // image aliases of the task language, nil for the default table
+	Registry string   // canonical host of the co-located registry
+	Aliases  []string // its other names
+	// RegistryAt is the host at which the build daemon reaches it, if not by its canonical name.
+	RegistryAt string
+	Insecure   bool              // it speaks plain HTTP
+	Own        http.RoundTripper // for requests to it; nil for the default
+	Images     map[string]string // image aliases of the task language, nil for the default table
 	// Vault returns the value of the secret at the URL that a task file names. Nil means that there is none.
 	Vault func(ctx context.Context, url string) (string, error)
 	// SSHKeys are private keys in PEM, by ID, that builds may use for --ssh if they bring none.
@@ -85,33 +89,37 @@ type Worker struct {
 	Grace    time.Duration // how long attempts in hand may take once the context is done
 	Log      *slog.Logger
 
+	registering sync.Mutex
+	unfit       string // as registered
+	started     time.Time
+
 	mu       sync.Mutex
 	attempts map[string]context.CancelCauseFunc // by lease key
-	token    openedToken
+	tokens   openedTokens
 	builds   builds
 	turns    turns
 	stopping <-chan struct{} // closed when the intake has ended
 }
 
-// An openedToken remembers the last token that was opened: it is the same for many runs.
-type openedToken struct {
+// openedTokens remembers the last tokens that were opened: they may be the same for many runs.
+type openedTokens struct {
 	mu     sync.Mutex
 	sealed []byte
-	token  string
+	tokens event.Tokens
 }
 
-func (t *openedToken) open(id secret.Identity, sealed []byte) (string, error) {
+func (t *openedTokens) open(id secret.Identity, sealed []byte) (event.Tokens, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.sealed != nil && bytes.Equal(t.sealed, sealed) {
-		return t.token, nil
+		return t.tokens, nil
 	}
-	var token string
-	if err := id.Open(sealed, &token); err != nil {
-		return "", fmt.Errorf("registry token: %w", err)
+	var tokens event.Tokens
+	if err := id.Open(sealed, &tokens); err != nil {
+		return tokens, fmt.Errorf("registry tokens: %w", err)
 	}
-	t.sealed, t.token = sealed, token
-	return token, nil
+	t.sealed, t.tokens = sealed, tokens
+	return tokens, nil
 }
 
 // Reasons for which an attempt is stopped.
@@ -125,7 +133,7 @@ var (
 
 // Run executes runs until ctx is done, and returns when the attempts in hand have ended.
 func (w *Worker) Run(ctx context.Context) error {
-	w.attempts = map[string]context.CancelCauseFunc{}
+	w.attempts, w.started = map[string]context.CancelCauseFunc{}, time.Now().UTC()
 	w.stopping = ctx.Done()
 	w.turns.steps, w.turns.runs = w.Steps, w.Parallel
 	// Attempts outlive ctx: its end stops the intake, not the work.
@@ -204,37 +212,6 @@ func (w *Worker) control(data []byte) {
 		cancel(errGivenUp)
 	default:
 		cancel(fmt.Errorf("%w %s", errCanceled, c.Reason))
-	}
-}
-
-func (w *Worker) register(ctx context.Context) error {
-	_, err := w.Store.Workers.Put(ctx, w.Instance, event.Worker{Name: w.Name, Instance: w.Instance, Pool: w.Pool,
-		Parallel: w.Parallel, BuildKit: w.BuildKit, Recipient: w.Identity.Recipient()})
-	return err
-}
-
-// heartbeat keeps the worker registered.
-func (w *Worker) heartbeat(ctx context.Context) error {
-	t := time.NewTicker(w.LeaseTTL / 3)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-			if err := w.register(ctx); err != nil && ctx.Err() == nil {
-				w.Log.Warn("worker not registered, trying again", "err", err)
-			}
-		}
-	}
-}
-
-// withdraw takes the worker out of the scheduler's sight.
-func (w *Worker) withdraw(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	if err := w.Store.Workers.Delete(ctx, w.Instance); err != nil {
-		w.Log.Warn("worker not withdrawn, its registration will expire", "err", err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"kiln/internal/auth"
 	"kiln/internal/event"
 	"kiln/internal/registry"
+	"kiln/internal/source"
 	"kiln/worker"
 )
 
@@ -39,7 +40,8 @@ func (a registryAccess) Authorize(r *http.Request, repository string, action reg
 		}
 	case inRepository:
 		err = p.May(what, repository)
-	case p.Role != auth.RoleAdmin:
+	case p.Role == auth.RoleAdmin, action == registry.Control && p.Role == auth.RoleServer, action == registry.Publish && p.Run != "" && p.Run == repository:
+	default:
 		err = auth.ErrDenied
 	}
 	return a.refusal(r, p, repository, action, err)
@@ -105,10 +107,13 @@ func serveRegistry(mux *http.ServeMux, r *registry.Store, keys *auth.Keys) {
 var staging = event.Grant{Repository: worker.StagingRoot + "*", Permissions: []event.Permission{
 	event.ContentRead, event.ContentWrite, event.MetadataRead}}
 
+// readContexts is the right to read contexts that were uploaded.
+var readContexts = event.Grant{Repository: source.Repository, Permissions: []event.Permission{event.ContentRead}}
+
 // stagingAccess is the right to read images and to stage some.
 func stagingAccess(name string, until time.Time) auth.Principal {
 	return auth.Principal{Name: name, Role: auth.RoleRun, Expires: until, Grants: []event.Grant{
-		{Repository: "*", Permissions: []event.Permission{event.ContentRead, event.MetadataRead}}, staging}}
+		{Repository: "*", Permissions: []event.Permission{event.ContentRead, event.MetadataRead}}, staging, readContexts}}
 }
 
 // restrictedAccess is the right to read some repositories and to stage images.
@@ -118,4 +123,9 @@ func restrictedAccess(name string, readable []string, until time.Time) auth.Prin
 		p.Grants = append(p.Grants, event.Grant{Repository: repository, Permissions: []event.Permission{event.ContentRead, event.MetadataRead}})
 	}
 	return p
+}
+
+// publishingAccess is the right to publish for a run, as far as its fence lets the attempt.
+func publishingAccess(run string, until time.Time) auth.Principal {
+	return auth.Principal{Name: "run " + run, Role: auth.RoleRun, Run: run, Expires: until}
 }

@@ -26,11 +26,11 @@ type builder struct {
 	log    *slog.Logger
 }
 
-func newBuilder(cfg serveConfig, registryHost string, aliases []string, token string, log *slog.Logger) (*builder, error) {
+func newBuilder(cfg serveConfig, own daemonRegistry, log *slog.Logger) (*builder, error) {
 	b := &builder{cfg: cfg, log: log}
 	address := cfg.buildkit
 	if address == "" {
-		dcfg, err := daemonConfig(cfg, registryHost, aliases, token)
+		dcfg, err := daemonConfig(cfg, own)
 		if err != nil {
 			return nil, err
 		}
@@ -46,21 +46,45 @@ func newBuilder(cfg serveConfig, registryHost string, aliases []string, token st
 	return b, err
 }
 
+// A daemonRegistry is how the own daemon reaches the co-located registry.
+type daemonRegistry struct {
+	host    string
+	at      string // where it is, if not at host
+	aliases []string
+	how     daemon.Registry
+}
+
+// daemonRegistry returns how the own daemon reaches the co-located registry. An empty token is none.
+func (n *node) daemonRegistry(token string) daemonRegistry {
+	r := daemonRegistry{host: n.host, at: n.registryAt, aliases: n.aliases, how: daemon.Registry{PlainHTTP: n.insecure}}
+	if token != "" {
+		r.how.Authorization = "Bearer " + token
+	}
+	if n.cert != nil && n.registry != nil {
+		r.how.TrustedCerts = []string{n.cfg.tlsCert}
+	}
+	return r
+}
+
+// registries are the settings of the daemon: a registry elsewhere is a mirror of its name.
+func (r daemonRegistry) registries() map[string]daemon.Registry {
+	if r.at == "" || r.at == r.host {
+		return map[string]daemon.Registry{r.host: r.how}
+	}
+	return map[string]daemon.Registry{r.host: {Mirrors: []string{r.at}, PlainHTTP: r.how.PlainHTTP}, r.at: r.how}
+}
+
 // daemonConfig is the configuration of the own daemon.
-func daemonConfig(cfg serveConfig, registryHost string, aliases []string, token string) (daemon.Config, error) {
+func daemonConfig(cfg serveConfig, registry daemonRegistry) (daemon.Config, error) {
 	socket, err := socketPath(cfg.data)
 	if err != nil {
 		return daemon.Config{}, err
 	}
-	own := daemon.Registry{PlainHTTP: cfg.tlsCert == "", Authorization: "Bearer " + token}
-	if cfg.tlsCert != "" {
-		own.TrustedCerts = []string{cfg.tlsCert}
-	}
 	return daemon.Config{
 		Root: filepath.Join(cfg.data, "buildkit"), Socket: socket, StateTmpfs: supervise.StateTmpfs(), Runc: cfg.runc,
 		AllowInsecure: cfg.steps.privileged,
-		Registries:    map[string]daemon.Registry{registryHost: own},
-		OwnRegistries: aliases,
+		Registries:    registry.registries(),
+		OwnRegistries: registry.aliases,
 		AllowSources:  cfg.allowSources,
 		GC:            daemon.GC{Reserved: int64(cfg.cacheKeep), MaxUsed: int64(cfg.cacheMax), MinFree: int64(cfg.cacheFree)},
 	}, nil
@@ -118,6 +142,12 @@ func (b *builder) ready(ctx context.Context) (buildkit.Info, error) {
 			"the BuildKit daemon at %s connects containers to the host's network, so runs would not be isolated from it", b.cfg.buildkit)
 	}
 	return info, nil
+}
+
+// healthy reports why the daemon can execute nothing now.
+func (b *builder) healthy(ctx context.Context) error {
+	_, err := b.client.Info(ctx)
+	return err
 }
 
 // hostChecks examines what an own build daemon needs of this host.

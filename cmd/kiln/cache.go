@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,9 @@ import (
 	"kiln/cmd/kiln/internal/render"
 	"kiln/internal/apiclient"
 	"kiln/internal/buildkit"
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/store"
 )
 
 func newCacheCommand(c *cli) *cobra.Command {
@@ -186,4 +190,59 @@ func cacheError(err error) error {
 		return &apiclient.Error{Status: http.StatusUnprocessableEntity, Code: apiclient.CodeInvalid, Message: err.Error()}
 	}
 	return err
+}
+
+// cache tells what the build daemons of all workers keep.
+func (n *node) cache(ctx context.Context, filters []string) (apiclient.Cache, error) {
+	if !n.shared() && n.builder != nil {
+		return n.builder.cache(ctx, filters)
+	}
+	all := apiclient.Cache{Kinds: []apiclient.CacheKind{}, Records: []apiclient.CacheRecord{}}
+	err := n.eachWorker(ctx, func(w event.Worker) error {
+		found, err := bus.Ask[apiclient.Cache](ctx, n.bus, event.AskCache(w.Instance), filters)
+		for _, k := range found.Kinds {
+			i := slices.IndexFunc(all.Kinds, func(o apiclient.CacheKind) bool { return o.Kind == k.Kind })
+			if i < 0 {
+				all.Kinds = append(all.Kinds, k)
+				continue
+			}
+			o := &all.Kinds[i]
+			o.Records, o.Size, o.InUse, o.Reclaimable = o.Records+k.Records, o.Size+k.Size, o.InUse+k.InUse, o.Reclaimable+k.Reclaimable
+		}
+		all.Records = append(all.Records, found.Records...)
+		return err
+	})
+	slices.SortStableFunc(all.Records, func(a, b apiclient.CacheRecord) int { return cmp.Compare(b.Size, a.Size) })
+	all.Records = all.Records[:min(len(all.Records), apiclient.MaxCacheRecords)]
+	return all, err
+}
+
+// pruneCache prunes what the build daemons of all workers keep.
+func (n *node) pruneCache(ctx context.Context, p apiclient.CachePrune) (apiclient.CachePruned, error) {
+	if !n.shared() && n.builder != nil {
+		return n.builder.pruneCache(ctx, p)
+	}
+	var all apiclient.CachePruned
+	err := n.eachWorker(ctx, func(w event.Worker) error {
+		done, err := bus.Ask[apiclient.CachePruned](ctx, n.bus, event.AskPruneCache(w.Instance), p)
+		all.Records, all.Freed = all.Records+done.Records, all.Freed+done.Freed
+		return err
+	})
+	return all, err
+}
+
+// eachWorker calls f for each worker, and goes on when it returns an error.
+func (n *node) eachWorker(ctx context.Context, f func(event.Worker) error) error {
+	var found []event.Worker
+	err := n.store.Workers.List(ctx, func(e store.Entry[event.Worker]) bool { found = append(found, e.Value); return true })
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, w := range found {
+		if err := f(w); err != nil {
+			errs = append(errs, fmt.Errorf("worker %s: %w", w.Name, err))
+		}
+	}
+	return errors.Join(errs...)
 }

@@ -109,7 +109,7 @@ func (c *chaos) read() *ledger {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	st, err := store.Open(c.t.Context(), b.JetStream(), leaseTTL)
+	st, err := store.Open(c.t.Context(), b.JetStream(), 15*time.Second)
 	if err != nil {
 		c.t.Fatal(err)
 	}

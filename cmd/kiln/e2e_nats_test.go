@@ -48,7 +48,7 @@ func TestServerOnNATSOfOthers(t *testing.T) {
 	if second := s.must("build", "-t", "app", src); second == first {
 		t.Errorf("both builds printed %q", first)
 	}
-	if res := <-other; res.code != 2 || !strings.Contains(res.err, "another server works on the state") {
+	if res := <-other; res.code != 2 || !strings.Contains(res.err, "another server has the registry of the state") {
 		t.Errorf("a second server: exit code %d, %s", res.code, res.err)
 	}
 	s.stop()

@@ -19,14 +19,14 @@ import (
 	"kiln/internal/run"
 )
 
-// An elsewhere is a registry beside the server's, whose pushes are told to a hook.
-type elsewhere struct {
+// An otherRegistry is a registry beside the server's, whose pushes are told to a hook.
+type otherRegistry struct {
 	s    *server
 	host string
 }
 
 // push moves team/base:1 and returns its digest.
-func (e elsewhere) push() string {
+func (e otherRegistry) push() string {
 	e.s.t.Helper()
 	image, err := random.Image(64, 1)
 	if err != nil {
@@ -47,7 +47,7 @@ func (e elsewhere) push() string {
 }
 
 // notified makes a hook of a provider and returns what delivers to it, and the answer's status.
-func (e elsewhere) notified(provider string) func(kind, secret, body string) int {
+func (e otherRegistry) notified(provider string) func(kind, secret, body string) int {
 	e.s.t.Helper()
 	var hook apiclient.Hook
 	if err := json.Unmarshal([]byte(e.s.must("hook", "create", "--provider", provider, "--registry", e.host, "-o", "json")), &hook); err != nil {
@@ -78,7 +78,7 @@ func (e elsewhere) notified(provider string) func(kind, secret, body string) int
 func testRegistryHook(t *testing.T, s *server) {
 	reg := httptest.NewServer(ggcr.New(ggcr.Logger(log.New(io.Discard, "", 0))))
 	t.Cleanup(reg.Close)
-	e := elsewhere{s, strings.TrimPrefix(reg.URL, "http://")}
+	e := otherRegistry{s, strings.TrimPrefix(reg.URL, "http://")}
 	before := e.push()
 	f := newForge(t, s, "hooked", "", "", map[string]string{"Dockerfile": "FROM " + e.host + "/team/base:1\nCOPY app /app\n", "app": "one"})
 	s.apply("hooked", "context: "+f.url+"#main\nstep: {build: {images: ['hooked:{{.Run.ID}}']}}\ntriggers: {baseImage: {quiet: 0s}}\n")

@@ -6,15 +6,11 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/spf13/pflag"
 
 	"kiln/internal/auth"
 	"kiln/internal/bus"
-	"kiln/internal/event"
-	"kiln/internal/store"
 )
 
 // natsTokenFile is what other processes say to the own message store, in the data directory.
@@ -34,13 +30,13 @@ func (c *natsConfig) addRemote(f *pflag.FlagSet) {
 	f.StringVar(&c.remote.CAFile, "nats-ca", "", "`FILE` with the certificates that NATS servers' are signed by")
 }
 
+// others reports whether messages and state are in a NATS server of others.
+func (c *natsConfig) others() bool { return len(c.remote.URLs) > 0 }
+
 func (c *natsConfig) add(f *pflag.FlagSet) {
 	c.addRemote(f)
 	f.StringVar(&c.listen, "nats-listen", "", "`HOST:PORT` at which others reach the own NATS server with the token in the data directory's "+natsTokenFile+" (default: nobody does)")
 }
-
-// others reports whether messages and state are in a NATS server of others.
-func (c *natsConfig) others() bool { return len(c.remote.URLs) > 0 }
 
 func (c *natsConfig) validate() error {
 	err := c.remote.Validate()
@@ -85,78 +81,5 @@ func (n *node) connectNATS(ctx context.Context) (*bus.Conn, error) {
 	return ns.Connect("kiln")
 }
 
-// theServer is the key of the server that works on a store.
-const theServer = "server"
-
-// claimState waits until no other server works on the state in a NATS server of others. One that was killed is
-// taken to be there for as long as its claim would last; the own one of before is not.
-func (n *node) claimState(ctx context.Context) error {
-	if !n.cfg.nats.others() {
-		return nil
-	}
-	for end := time.Now().Add(leaseTTL + leaseTTL/3); ; {
-		err := bus.Patiently(ctx, func() error { return n.tryClaim(ctx) })
-		switch {
-		case err == nil:
-			n.onClose(func() error {
-				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-				defer cancel()
-				_ = n.store.Servers.Remove(ctx, theServer, n.claimed) // else it expires
-				return nil
-			})
-			return nil
-		case !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound):
-			return err
-		case time.Now().After(end):
-			return usagef("stop it, or name other NATS servers or another account of them", "another server works on the state in %s", strings.Join(n.cfg.nats.remote.URLs, ","))
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(leaseTTL / 15):
-		}
-	}
-}
-
-// tryClaim claims the state, anew if it is this server's, and returns store.ErrConflict if it is another's.
-func (n *node) tryClaim(ctx context.Context) error {
-	owner := event.Hash(n.identity.Recipient())
-	rev, err := n.store.Servers.Create(ctx, theServer, owner)
-	if errors.Is(err, store.ErrConflict) {
-		var holder string
-		if holder, rev, err = n.store.Servers.Get(ctx, theServer); err == nil && holder != owner {
-			err = store.ErrConflict
-		}
-		if err == nil {
-			rev, err = n.store.Servers.Update(ctx, theServer, owner, rev)
-		}
-	}
-	if err == nil {
-		n.claimed = rev
-	}
-	return err
-}
-
-// keepClaim keeps others from working on this server's state until ctx ends. It returns an error if another
-// one has come to do so, because this one could not be heard for long.
-func (n *node) keepClaim(ctx context.Context) error {
-	if !n.cfg.nats.others() {
-		return nil
-	}
-	every := time.NewTicker(leaseTTL / 3)
-	defer every.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-every.C:
-		}
-		err := n.tryClaim(ctx)
-		switch {
-		case errors.Is(err, store.ErrConflict):
-			return errors.New("another server works on this server's state")
-		case err != nil && ctx.Err() == nil:
-			n.log.Warn("claim on the state not renewed", "err", err)
-		}
-	}
-}
+// shared reports whether other processes may work on the messages and the state of this one.
+func (n *node) shared() bool { return n.cfg.nats.others() || n.cfg.nats.listen != "" }

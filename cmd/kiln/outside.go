@@ -21,6 +21,9 @@ const forgeTimeout = 15 * time.Second
 
 // openHooks makes what deliveries of forges and registries need.
 func (n *node) openHooks(ctx context.Context) error {
+	if n.onlyWorks() {
+		return nil
+	}
 	creator, err := n.bus.Creator()
 	if err != nil {
 		return err

@@ -102,6 +102,7 @@ var commands = []func(*cli) *cobra.Command{
 	newFsckCommand,
 	newCacheCommand,
 	newServeCommand,
+	newWorkerCommand,
 	newBuildkitdCommand,
 	newCNICommand,
 	newDoctorCommand,

@@ -22,7 +22,7 @@ import (
 
 // sources opens what runs build: uploaded directories, git repositories, tarballs and artifacts.
 type sources struct {
-	uploads  *source.Opener
+	uploads  func(token string) *source.Opener
 	mirrors  *git.Mirrors
 	archives *archive.Fetcher
 	allowed  allowedSources
@@ -39,7 +39,7 @@ const (
 // open implements worker.Worker's Open.
 func (s *sources) open(ctx context.Context, r worker.OpenRequest) (worker.Source, error) {
 	if strings.HasPrefix(r.Context, uploadScheme) {
-		src, err := s.uploads.Open(ctx, r.Context)
+		src, err := s.uploads(r.Registry).Open(ctx, r.Context)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,7 +12,11 @@ import (
 	"github.com/distribution/reference"
 	"github.com/spf13/pflag"
 
+	"kiln/internal/apiclient"
 	"kiln/internal/buildkit"
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/run"
 	"kiln/internal/secret"
 	"kiln/internal/source/git"
 	"kiln/taskspec"
@@ -29,14 +34,19 @@ type stepConfig struct {
 	purges     []string          // who may purge what
 }
 
+// add defines the flags of what executes runs.
 func (s *stepConfig) add(f *pflag.FlagSet) {
 	f.BoolVar(&s.privileged, "allow-privileged", false, "execute privileged containers of runs that allow them: such a container can take over this host")
 	f.StringArrayVar(&s.aliases, "image-alias", nil, "`NAME=IMAGE`: what a cmd step that begins with NAME executes; may be repeated")
 	f.StringArrayVar(&s.vaults, "vault", nil, "`HOST=env:PREFIX|file:DIR|store:PREFIX`: where the secrets are that task files name as keyvault: https://HOST/secrets/NAME; may be repeated")
 	f.StringToStringVar(&s.sshKeys, "ssh-key", nil, "`ID=FILE`: a private key that builds may use for --ssh ID if they bring none. With a host as ID it also opens the git repositories there that runs reach by ssh without a secret of their own, and with default those of all others; may be repeated")
+	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
+}
+
+// addServer defines the flags of what decides on behalf of all workers.
+func (s *stepConfig) addServer(f *pflag.FlagSet) {
 	f.StringArrayVar(&s.logins, "registry-login", nil, "`HOST=USER:SOURCE` with the source of the password as env:VARIABLE, file:PATH or store:SECRET: how runs sign in to a registry that their task has no credential for; may be repeated")
 	f.StringArrayVar(&s.purges, "allow-purge", nil, "`TASK[=REPOSITORY]`: a task whose acr purge steps may delete images, of the repositories that the pattern matches (team/*; default all); * is every run; may be repeated")
-	f.IntVar(&s.maxLog, "max-log", worker.DefaultMaxLog>>20, "`MiB` of output that are kept of one run; what comes after is dropped, the run goes on")
 }
 
 var aliasName = regexp.MustCompile(`^[a-zA-Z0-9]+$`)
@@ -157,6 +167,11 @@ func (n *node) equip(w *worker.Worker) *worker.Worker {
 	w.Images, _ = n.cfg.steps.images() // validated
 	w.SSHKeys, _ = n.cfg.steps.keys()  // validated
 	w.Vault, w.Purge = n.vaults().Value, n.purgeFor
+	if n.registry == nil {
+		w.Purge = func(ctx context.Context, r run.Run, p apiclient.Purge) (apiclient.Purged, error) {
+			return bus.Ask[apiclient.Purged](ctx, n.bus, event.AskPurge, purgeAsk{Run: r.ID, Purge: p})
+		}
+	}
 	w.Privileged, w.MaxLog = n.cfg.steps.privileged, int64(n.cfg.steps.maxLog)<<20
 	return w
 }

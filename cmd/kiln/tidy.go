@@ -207,8 +207,8 @@ func (n *node) tidy(ctx context.Context) error {
 	return errors.Join(append(errs, err)...)
 }
 
-// active calls f for each run that has not ended.
-func (n *node) active(ctx context.Context, f func(run.Run)) error {
+// eachActive calls f for each run that has not ended.
+func (n *node) eachActive(ctx context.Context, f func(run.Run)) error {
 	ids, err := n.index.Active(ctx)
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func (n *node) active(ctx context.Context, f func(run.Run)) error {
 // neededContexts returns the IDs of the contexts of runs that have not ended.
 func (n *node) neededContexts(ctx context.Context) (map[string]bool, error) {
 	needed := map[string]bool{}
-	return needed, n.active(ctx, func(r run.Run) {
+	return needed, n.eachActive(ctx, func(r run.Run) {
 		if id, err := source.ParseRef(r.Spec.Context); err == nil {
 			needed[id] = true
 		}
@@ -240,7 +240,7 @@ func (n *node) neededContexts(ctx context.Context) (map[string]bool, error) {
 // not ended are built on or have made.
 func (n *node) neededImages(ctx context.Context) (map[string]bool, error) {
 	needed := map[string]bool{}
-	names, err := n.decider.Followed(ctx)
+	names, err := n.followed(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -264,7 +264,7 @@ func (n *node) neededImages(ctx context.Context) (map[string]bool, error) {
 			return nil, err
 		}
 	}
-	err = n.active(ctx, func(r run.Run) {
+	err = n.eachActive(ctx, func(r run.Run) {
 		for _, digest := range r.Spec.Pins {
 			needed[digest] = true
 		}

@@ -139,6 +139,9 @@ func systemRoots(pem []byte) (*x509.CertPool, error) {
 
 // openTLS reads the certificate, if there is to be one, and says so if everybody on the network could read along.
 func (n *node) openTLS(context.Context) error {
+	if n.listener == nil {
+		return nil
+	}
 	if n.cfg.tlsCert == "" {
 		host := hostOf(n.listener.Addr().String())
 		if ip := net.ParseIP(host); ip != nil && !ip.IsLoopback() && !strings.HasPrefix(n.cfg.publicURL, "https://") {
@@ -164,6 +167,9 @@ func (cfg *serveConfig) scheme() string {
 
 // own is what requests to the server's own registry go through; nil for the default.
 func (n *node) own() http.RoundTripper {
+	if n.remote != nil {
+		return n.remote
+	}
 	if n.cert == nil {
 		return nil
 	}

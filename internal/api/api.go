@@ -104,6 +104,7 @@ func (s *Server) Handler() http.Handler {
 	s.routeTargets(mux)
 	s.routeWebhooks(mux)
 	s.routeImages(mux)
+	s.routeWorkers(mux)
 	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
 		writeError(w, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
 			Message: fmt.Sprintf("no route %s %s", r.Method, r.URL.Path)})

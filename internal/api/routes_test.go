@@ -57,6 +57,9 @@ var rules = []struct{ pattern, method, path string }{
 	{"POST /api/v1/reconcile", "POST", "/api/v1/reconcile"},
 	{"GET /api/v1/cache", "GET", "/api/v1/cache"},
 	{"POST /api/v1/cache/prune", "POST", "/api/v1/cache/prune"},
+	{"GET /api/v1/workers", "GET", "/api/v1/workers"},
+	{"POST /api/v1/workers/{worker}/drain", "POST", "/api/v1/workers/a/drain"},
+	{"POST /api/v1/workers/{worker}/undrain", "POST", "/api/v1/workers/a/undrain"},
 	{"POST /api/v1/tokens", "POST", "/api/v1/tokens"},
 	{"GET /api/v1/tokens", "GET", "/api/v1/tokens"},
 	{"GET /api/v1/tokens/{name}", "GET", "/api/v1/tokens/a"},
@@ -131,7 +134,7 @@ func text(t *testing.T, e ast.Expr, constants map[string]ast.Expr) string {
 		"PathRepositories": apiclient.PathRepositories, "PathManifests": apiclient.PathManifests, "PathReferrers": apiclient.PathReferrers,
 		"PathTags": apiclient.PathTags, "PathDelete": apiclient.PathDelete, "PathUntag": apiclient.PathUntag, "PathLock": apiclient.PathLock,
 		"PathRollback": apiclient.PathRollback, "PathCheck": apiclient.PathCheck,
-		"PathCollect": apiclient.PathCollect, "PathPurge": apiclient.PathPurge, "PathImport": apiclient.PathImport}
+		"PathWorkers": apiclient.PathWorkers, "PathCollect": apiclient.PathCollect, "PathPurge": apiclient.PathPurge, "PathImport": apiclient.PathImport}
 	switch e := e.(type) {
 	case *ast.BinaryExpr:
 		return text(t, e.X, constants) + text(t, e.Y, constants)

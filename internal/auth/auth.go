@@ -34,7 +34,8 @@ type Role string
 // Roles.
 const (
 	RoleAdmin     Role = "admin"     // everything
-	RoleRun       Role = "run"       // pulls, and stages images
+	RoleRun       Role = "run"       // pulls, and stages images; of one attempt, also publishes
+	RoleServer    Role = "server"    // another process of the same server: reads, raises fences
 	RoleToken     Role = "token"     // what its token has permissions for
 	RoleSession   Role = "session"   // what a client of the registry asked for, of what another principal may
 	RoleAnonymous Role = "anonymous" // what is for everybody
@@ -47,6 +48,9 @@ type Principal struct {
 	// Grants are what it may do, unless it is an administrator.
 	Grants  []event.Grant `json:"grants,omitempty"`
 	Expires time.Time     `json:"exp,omitzero"`
+
+	// Run is the run that it may publish for, empty for none.
+	Run string `json:"run,omitempty"`
 
 	// Token is the stored token that p is, or was made from; nil for none.
 	Token *tokenRef `json:"token,omitempty"`
@@ -209,7 +213,7 @@ func (k *Keys) verifySigned(token string) (Principal, error) {
 		return Principal{}, ErrToken
 	}
 	var p Principal
-	if err := json.Unmarshal(body, &p); err != nil || p.Role != RoleRun && p.Role != RoleSession {
+	if err := json.Unmarshal(body, &p); err != nil || p.Role != RoleRun && p.Role != RoleServer && p.Role != RoleSession {
 		return Principal{}, ErrToken
 	}
 	return p, nil

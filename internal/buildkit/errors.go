@@ -112,7 +112,7 @@ func (s *runSession) buildError(ctx context.Context, b solve.Build, err error, v
 	switch {
 	case isDiskFull(err):
 		return errors.New(message)
-	case strings.Contains(message, "failed to push "+b.Staging):
+	case strings.Contains(message, "failed to push "+pushedTo(s.cfg, b.Staging)):
 		return fmt.Errorf("step %s: %s", b.Step, oneLine(message))
 	case !isExit(err) && len(errdefs.Sources(err)) == 0 && !fromVertex(err):
 		if code := grpcerrors.Code(err); code == codes.Unavailable || code == codes.Canceled {

@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net"
@@ -92,16 +93,24 @@ func addHosts(list []string) (string, error) {
 	return strings.Join(out, ","), nil
 }
 
+// pushedTo is how the daemon names a repository or reference that it pushes to, or reads a cache from.
+func pushedTo(cfg solve.SessionConfig, ref string) string {
+	if rest, ok := strings.CutPrefix(ref, cfg.Registry+"/"); ok && cfg.RegistryAt != "" {
+		return cfg.RegistryAt + "/" + rest
+	}
+	return ref
+}
+
 // exportAttrs returns the options of the image exporter for b.
 func exportAttrs(cfg solve.SessionConfig, b solve.Build) map[string]string {
 	attrs := map[string]string{
-		"name":           b.Staging,
+		"name":           pushedTo(cfg, b.Staging),
 		"push":           "true",
 		"push-by-digest": "true",
 		"name-canonical": "true",
 		"oci-mediatypes": "true",
 	}
-	if cfg.Insecure && !loopback(cfg.Registry) {
+	if cfg.Insecure && !loopback(cmp.Or(cfg.RegistryAt, cfg.Registry)) {
 		attrs["registry.insecure"] = "true"
 	}
 	if !b.Epoch.IsZero() {
@@ -148,8 +157,9 @@ func cacheImports(cfg solve.SessionConfig, list []solve.Cache) []client.CacheOpt
 }
 
 func registryCache(cfg solve.SessionConfig, ref string) client.CacheOptionsEntry {
+	ref = pushedTo(cfg, ref)
 	attrs := map[string]string{"ref": ref}
-	if host, _, _ := strings.Cut(ref, "/"); cfg.Insecure && host == cfg.Registry && !loopback(host) {
+	if host, _, _ := strings.Cut(ref, "/"); cfg.Insecure && host == cmp.Or(cfg.RegistryAt, cfg.Registry) && !loopback(host) {
 		attrs["registry.insecure"] = "true"
 	}
 	return client.CacheOptionsEntry{Type: "registry", Attrs: attrs}

@@ -72,6 +72,15 @@ func Open(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*Bus, error) {
 	return b, nil
 }
 
+// Attach returns a bus on streams that another process has declared. The caller owns nc.
+func Attach(nc *nats.Conn, log *slog.Logger) (*Bus, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096))
+	if err != nil {
+		return nil, err
+	}
+	return &Bus{nc: nc, js: js, log: log}, nil
+}
+
 // JetStream returns the underlying context, for what the bus does not cover.
 func (b *Bus) JetStream() jetstream.JetStream { return b.js }
 
@@ -252,6 +261,18 @@ func (b *Bus) last(ctx context.Context, stream, filter string) (*jetstream.RawSt
 		return nil, ErrNone
 	}
 	return m, err
+}
+
+// LastSequence returns the sequence of the last message that a filter matches, 0 if there is none.
+func (b *Bus) LastSequence(ctx context.Context, stream, filter string) (uint64, error) {
+	m, err := b.last(ctx, stream, filter)
+	switch {
+	case errors.Is(err, ErrNone):
+		return 0, nil
+	case err != nil:
+		return 0, err
+	}
+	return m.Sequence, nil
 }
 
 // Subjects returns the subjects of a stream that match filter, each with its number of messages.

@@ -69,7 +69,7 @@ type Assignment struct {
 	Run run.Run `json:"run"` // as of the assignment; Attempt is the one to execute
 	// Secrets are the run's secret values, a Secrets sealed to the worker's key.
 	Secrets []byte `json:"secrets,omitempty"`
-	// Token authenticates the attempt to the co-located registry, sealed to the worker's key.
+	// Token holds the attempt's Tokens, sealed to the worker's key.
 	Token []byte `json:"token,omitempty"`
 }
 
@@ -117,13 +117,46 @@ const HandedBack run.State = "HandedBack"
 
 // A Worker is what a worker says of itself while it lives.
 type Worker struct {
-	Name      string   `json:"name"`
-	Instance  string   `json:"instance"` // new at each start of the process
-	Pool      string   `json:"pool"`
-	Parallel  int      `json:"parallel"` // runs at once
-	Platforms []string `json:"platforms,omitempty"`
-	BuildKit  string   `json:"buildkit,omitempty"`  // version
-	Recipient string   `json:"recipient,omitempty"` // public key that secrets are sealed to
+	Name      string    `json:"name"`
+	Instance  string    `json:"instance"` // new at each start of the process
+	Pool      string    `json:"pool"`
+	Parallel  int       `json:"parallel"`            // runs at once
+	Platforms []string  `json:"platforms,omitempty"` // that it builds for, the native one first
+	BuildKit  string    `json:"buildkit,omitempty"`  // version
+	Address   string    `json:"address,omitempty"`   // of its build daemon
+	Recipient string    `json:"recipient,omitempty"` // public key that secrets are sealed to
+	Version   string    `json:"version,omitempty"`   // of kiln
+	Host      string    `json:"host,omitempty"`
+	Started   time.Time `json:"started,omitzero"`
+	// Unfit is why it can execute nothing now, empty if it can.
+	Unfit string `json:"unfit,omitempty"`
+	// Apart says that it reaches the co-located registry over the network, and so needs a right to publish.
+	Apart bool `json:"apart,omitempty"`
+}
+
+// A Drain is the wish that a worker takes no more runs, until it is taken back.
+type Drain struct {
+	Worker string    `json:"worker"` // its name
+	By     string    `json:"by,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// A Registry is how processes on other hosts reach the co-located registry. The process that serves it keeps
+// the record alive.
+type Registry struct {
+	Owner   string    `json:"owner"`   // of the registry's storage
+	Started time.Time `json:"started"` // the process
+	URL     string    `json:"url"`
+	Host    string    `json:"host"` // its canonical name in image references
+	Aliases []string  `json:"aliases,omitempty"`
+	// Certificate are PEM certificates that those who connect trust beside the system's.
+	Certificate string `json:"certificate,omitempty"`
+}
+
+// Tokens are what an attempt shows the co-located registry.
+type Tokens struct {
+	Registry string `json:"registry"`          // for reading, and for staging images
+	Publish  string `json:"publish,omitempty"` // for publishing what the run has made
 }
 
 // A Lease is the value of a lease key: who executes which attempt of a run.

@@ -132,3 +132,18 @@ func LeaseKey(runID string, attempt int) string { return runID + "." + strconv.I
 func ReportID(r Report) string {
 	return r.Run + "." + strconv.Itoa(r.Attempt) + "." + strconv.Itoa(r.N)
 }
+
+// Questions that one process puts to another.
+const (
+	AskQueue     = "kiln.ask.queue"     // what queued runs wait for; of the scheduler
+	AskReconcile = "kiln.ask.reconcile" // of triggers
+	AskReplay    = "kiln.ask.replay"
+	AskFollowed  = "kiln.ask.followed" // the images that tasks are built on
+	AskPurge     = "kiln.ask.purge"    // for a run; of the registry
+)
+
+// AskCache is the question to a worker what the build cache of its daemon holds.
+func AskCache(instance string) string { return "kiln.ask.cache." + instance }
+
+// AskPruneCache is the wish that a worker prunes it.
+func AskPruneCache(instance string) string { return "kiln.ask.prune." + instance }

@@ -197,6 +197,7 @@ func (x *Index) apply(ctx context.Context, entries []*store.Entry[run.Run]) erro
 	if len(entries) <= few || len(x.table.fresh) > len(x.table.places)/2 {
 		x.table.settle()
 	}
+	x.applied.Store(entries[len(entries)-1].Revision)
 	return nil
 }
 

@@ -16,6 +16,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"modernc.org/sqlite" // also the database driver
@@ -50,6 +52,8 @@ type Index struct {
 	// While the index is built anew, which takes a while, the runs that have not ended are known first.
 	surveyed chan struct{} // closed when they are
 	open     []string
+
+	applied atomic.Uint64 // revision up to which the table holds everything
 
 	mu    sync.RWMutex
 	table table
@@ -121,6 +125,7 @@ func (x *Index) Run(ctx context.Context, runs *store.Bucket[run.Run]) error {
 	}
 	var opts []jetstream.WatchOpt
 	var err error
+	x.applied.Store(from)
 	if from > 0 {
 		err = x.load(ctx)
 		opts = append(opts, jetstream.ResumeFromRevision(from+1))
@@ -188,6 +193,25 @@ func (x *Index) Active(ctx context.Context) ([]string, error) {
 	}
 	return ids, nil
 }
+
+// Reach waits until what Active tells includes the record of a revision, unless the index is built anew.
+func (x *Index) Reach(ctx context.Context, revision uint64) error {
+	if !x.caughtUp() {
+		return nil
+	}
+	again := time.NewTicker(reachEvery)
+	defer again.Stop()
+	for x.applied.Load() < revision {
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+const reachEvery = 10 * time.Millisecond
 
 func (x *Index) caughtUp() bool {
 	select {

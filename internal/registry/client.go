@@ -12,41 +12,69 @@ import (
 	"strings"
 )
 
-// A Client moves fences and publishes in a registry that another process serves. Its errors satisfy
-// errors.Is like those of the Store's methods. It does not retry: everything it does may be repeated.
+// A Client moves fences, publishes and resolves in a registry that another process serves. Its errors satisfy
+// errors.Is like those of the Store's methods. It does not retry: everything it does may be repeated. Each method
+// takes the token to show.
 type Client struct {
-	base  string
-	token string
-	hc    *http.Client
+	base string
+	hc   *http.Client
 }
 
 // NewClient returns a Client of the registry at baseURL, which is the part before /v2/. A nil hc
 // means http.DefaultClient.
-func NewClient(baseURL, token string, hc *http.Client) *Client {
+func NewClient(baseURL string, hc *http.Client) *Client {
 	if hc == nil {
 		hc = http.DefaultClient
 	}
-	return &Client{base: strings.TrimSuffix(baseURL, "/"), token: token, hc: hc}
+	return &Client{base: strings.TrimSuffix(baseURL, "/"), hc: hc}
 }
 
 // RaiseFence does what [Store.RaiseFence] does.
-func (c *Client) RaiseFence(ctx context.Context, run string, attempt int) error {
-	return c.do(ctx, http.MethodPut, "fence/"+url.PathEscape(run), fence{attempt}, nil)
+func (c *Client) RaiseFence(ctx context.Context, token, run string, attempt int) error {
+	return c.do(ctx, token, http.MethodPut, "fence/"+url.PathEscape(run), fence{attempt}, nil)
 }
 
 // FinishRun does what [Store.FinishRun] does.
-func (c *Client) FinishRun(ctx context.Context, run string) error {
-	return c.do(ctx, http.MethodDelete, "fence/"+url.PathEscape(run), nil, nil)
+func (c *Client) FinishRun(ctx context.Context, token, run string) error {
+	return c.do(ctx, token, http.MethodDelete, "fence/"+url.PathEscape(run), nil, nil)
 }
 
 // Publish does what [Store.Publish] does.
-func (c *Client) Publish(ctx context.Context, p Publication) ([]Published, error) {
+func (c *Client) Publish(ctx context.Context, token string, p Publication) ([]Published, error) {
 	var out publications
-	err := c.do(ctx, http.MethodPost, "publish", p, &out)
+	err := c.do(ctx, token, http.MethodPost, "publish/"+url.PathEscape(p.Run), p, &out)
 	return out.Published, err
 }
 
-func (c *Client) do(ctx context.Context, method, path string, in, out any) (err error) {
+// Resolve does what [Store.Resolve] does, but that it tells the digest, the media type and the size alone.
+func (c *Client) Resolve(ctx context.Context, token, repository, ref string) (Descriptor, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, c.base+"/v2/"+repository+"/manifests/"+url.PathEscape(ref), nil)
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	req.SetBasicAuth("kiln", token)
+	req.Header.Set("Accept", "*/*")
+	res, err := c.hc.Do(req)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	if err := res.Body.Close(); err != nil {
+		return Descriptor{}, err
+	}
+	switch res.StatusCode {
+	case http.StatusOK:
+		return Descriptor{Digest: res.Header.Get("Docker-Content-Digest"), MediaType: res.Header.Get("Content-Type"), Size: res.ContentLength}, nil
+	case http.StatusNotFound:
+		return Descriptor{}, manifestUnknown(repository, ref)
+	case http.StatusUnauthorized:
+		return Descriptor{}, fmt.Errorf("%w: %s", ErrUnauthenticated, imageName(repository, clip(ref)))
+	case http.StatusForbidden:
+		return Descriptor{}, fmt.Errorf("%w: %s", ErrDenied, imageName(repository, clip(ref)))
+	}
+	return Descriptor{}, fmt.Errorf("%s %s: %s", req.Method, req.URL.Redacted(), res.Status)
+}
+
+func (c *Client) do(ctx context.Context, token, method, path string, in, out any) (err error) {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -59,7 +87,7 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) (err 
 	if err != nil {
 		return err
 	}
-	req.SetBasicAuth("kiln", c.token)
+	req.SetBasicAuth("kiln", token)
 	req.Header.Set("Content-Type", "application/json")
 	res, err := c.hc.Do(req)
 	if err != nil {

@@ -214,7 +214,7 @@ func pushOnce(ctx context.Context, url string, pusher int, tag string) (names []
 	if err := send(ctx, "PUT", url+"/v2/"+repo+"/manifests/"+d, m); err != nil {
 		return nil, "", err
 	}
-	_, err = registry.NewClient(url, registrytest.Token, nil).Publish(ctx, publication(1,
+	_, err = registry.NewClient(url, nil).Publish(ctx, registrytest.Token, publication(1,
 		registry.Tag{Repository: "pair/x", Tag: tag, Digest: d, Unique: true},
 		registry.Tag{Repository: "pair/y", Tag: tag, Digest: d}))
 	return []string{"pair/x:" + tag, "pair/y:" + tag}, d, err

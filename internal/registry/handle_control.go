@@ -39,10 +39,13 @@ func (h *handler) finishRun(w http.ResponseWriter, r *http.Request, rt route) er
 	return nil
 }
 
-func (h *handler) publish(w http.ResponseWriter, r *http.Request, _ route) error {
+func (h *handler) publish(w http.ResponseWriter, r *http.Request, rt route) error {
 	var p Publication
 	if err := readJSON(w, r, &p); err != nil {
 		return err
+	}
+	if p.Run != rt.ref {
+		return fmt.Errorf("%w: a publication for run %s is sent as one for run %s", ErrInvalid, p.Run, rt.ref)
 	}
 	out, err := h.s.Publish(r.Context(), p)
 	if err != nil {

@@ -18,7 +18,8 @@ const (
 	Push    Action = "push"
 	Delete  Action = "delete"
 	Catalog Action = "catalog" // list the repositories
-	Control Action = "control" // raise fences, finish runs, publish
+	Control Action = "control" // raise fences, finish runs
+	Publish Action = "publish" // publish for a run, the ID of which is in the place of the repository
 )
 
 // An Authorizer decides what a request may do. It returns nil, or an error that wraps
@@ -76,7 +77,7 @@ var endpoints = map[kind]map[string]endpoint{
 	kindUpload:    {"GET": {Push, (*handler).uploadStatus}, "PATCH": {Push, (*handler).patchUpload}, "PUT": {Push, (*handler).putUpload}, "DELETE": {Push, (*handler).cancelUpload}},
 	kindReferrers: {"GET": {Pull, (*handler).referrers}},
 	kindFence:     {"PUT": {Control, (*handler).raiseFence}, "DELETE": {Control, (*handler).finishRun}},
-	kindPublish:   {"POST": {Control, (*handler).publish}},
+	kindPublish:   {"POST": {Publish, (*handler).publish}},
 }
 
 type endpoint struct {
@@ -151,7 +152,11 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request) error {
 	if !ok {
 		return h.refuse(r, errMethod)
 	}
-	if err := h.authorize(r, rt.repository, e.action); err != nil {
+	about := rt.repository
+	if e.action == Publish {
+		about = rt.ref
+	}
+	if err := h.authorize(r, about, e.action); err != nil {
 		return err
 	}
 	return e.serve(h, w, r, rt)
@@ -183,8 +188,8 @@ func parsePath(path string) (route, bool) {
 		return route{kind: kindBase}, true
 	case rest == "/_catalog":
 		return route{kind: kindCatalog}, true
-	case rest == "/.kiln/publish":
-		return route{kind: kindPublish}, true
+	case strings.HasPrefix(rest, "/.kiln/publish/"):
+		return route{kind: kindPublish, ref: strings.TrimPrefix(rest, "/.kiln/publish/")}, true
 	case strings.HasPrefix(rest, "/.kiln/fence/"):
 		return route{kind: kindFence, ref: strings.TrimPrefix(rest, "/.kiln/fence/")}, true
 	case rest[0] != '/':

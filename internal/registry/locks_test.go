@@ -75,7 +75,7 @@ func TestLocksOfARepository(t *testing.T) {
 	if !errors.Is(err, registry.ErrLocked) {
 		t.Errorf("Publish: %v", err)
 	}
-	_, err = registry.NewClient(r.URL, r.Token, nil).Publish(t.Context(), publication(1, registry.Tag{Repository: "a", Tag: "n", Digest: staged}))
+	_, err = registry.NewClient(r.URL, nil).Publish(t.Context(), r.Token, publication(1, registry.Tag{Repository: "a", Tag: "n", Digest: staged}))
 	if !errors.Is(err, registry.ErrLocked) {
 		t.Errorf("Publish by the client: %v", err)
 	}

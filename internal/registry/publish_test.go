@@ -34,7 +34,7 @@ func eachPublisher(t *testing.T, f func(*testing.T, *registrytest.Registry, publ
 	t.Run("client", func(t *testing.T) {
 		t.Parallel()
 		r := registrytest.Start(t)
-		f(t, r, registry.NewClient(r.URL+"/", r.Token, nil))
+		f(t, r, signedIn{registry.NewClient(r.URL+"/", nil), r.Token})
 	})
 }
 
@@ -191,7 +191,7 @@ func TestPublishedIndexCanBePulled(t *testing.T) {
 func TestControlNeedsPermission(t *testing.T) {
 	t.Parallel()
 	r := registrytest.Start(t)
-	err := registry.NewClient(r.URL, "wrong", nil).RaiseFence(t.Context(), "r1", 1)
+	err := registry.NewClient(r.URL, nil).RaiseFence(t.Context(), "wrong", "r1", 1)
 	if !errors.Is(err, registry.ErrUnauthenticated) {
 		t.Errorf("wrong token: %v", err)
 	}
@@ -256,4 +256,22 @@ func TestNothingOfALowerAttemptMovesOnceTheFenceIsUp(t *testing.T) {
 	if got := fetch(t, r, "a", "latest"); got != two {
 		t.Errorf("the tag is %s, want %s", got, two)
 	}
+}
+
+// signedIn is a client that shows one token.
+type signedIn struct {
+	client *registry.Client
+	token  string
+}
+
+func (s signedIn) RaiseFence(ctx context.Context, run string, attempt int) error {
+	return s.client.RaiseFence(ctx, s.token, run, attempt)
+}
+
+func (s signedIn) FinishRun(ctx context.Context, run string) error {
+	return s.client.FinishRun(ctx, s.token, run)
+}
+
+func (s signedIn) Publish(ctx context.Context, p registry.Publication) ([]registry.Published, error) {
+	return s.client.Publish(ctx, s.token, p)
 }

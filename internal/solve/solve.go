@@ -70,6 +70,9 @@ type SessionConfig struct {
 	// Insecure is set.
 	Registry string
 	Insecure bool
+	// RegistryAt is the host at which the engine reaches the co-located registry to push to it; empty is Registry.
+	// What is pushed is named by Registry all the same. To pull, the engine is to know both names.
+	RegistryAt string
 	// Credentials returns the user and password for a registry host, empty for anonymous.
 	Credentials func(host string) (user, password string)
 	// CacheScope separates the cache mounts of Dockerfiles (RUN --mount=type=cache): only builds of

@@ -45,8 +45,17 @@ type Store struct {
 	Undelivered Bucket[event.Undelivered]
 	Leases      Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
 	Workers     Bucket[event.Worker] // by instance; a key expires LeaseTTL after its last write
-	Servers     Bucket[string]       // one key: the server that works on this store; it expires LeaseTTL after its last write
+	Drains      Bucket[event.Drain]  // by event.Hash of the worker's name
+	// Registries has one key, of the process that serves the co-located registry; it expires LeaseTTL after its
+	// last write.
+	Registries Bucket[event.Registry]
+	Leaders    Bucket[string] // who acts, of the processes that could, by what they do; a key expires LeaderTTL after its last write
+	// LeaseTTL is how long a lease and a worker's registration live without being refreshed.
+	LeaseTTL time.Duration
 }
+
+// LeaderTTL is how long somebody is taken to act who has not said so again.
+const LeaderTTL = 3 * time.Second
 
 // Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
 // without being refreshed.
@@ -59,11 +68,31 @@ func OpenShared(ctx context.Context, js jetstream.JetStream, leaseTTL time.Durat
 	return open(ctx, js, leaseTTL, jetstream.FileStorage)
 }
 
-func open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, alive jetstream.StorageType) (*Store, error) {
-	expiring := func(name string) jetstream.KeyValueConfig {
-		return jetstream.KeyValueConfig{Bucket: name, TTL: leaseTTL, LimitMarkerTTL: leaseTTL, Storage: alive}
+// Attach opens the buckets that another process has made, or returns ErrNotFound.
+func Attach(ctx context.Context, js jetstream.JetStream) (*Store, error) {
+	workers, err := js.KeyValue(ctx, bucketWorkers)
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		err = ErrNotFound
 	}
-	var s Store
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", bucketWorkers, err)
+	}
+	status, err := workers.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("bucket %s: %w", bucketWorkers, err)
+	}
+	s := Store{LeaseTTL: status.TTL()}
+	return &s, errors.Join(
+		s.Workers.attach(ctx, js, bucketWorkers), s.Leases.attach(ctx, js, "leases"), s.Registries.attach(ctx, js, "registries"))
+}
+
+const bucketWorkers = "workers"
+
+func open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, alive jetstream.StorageType) (*Store, error) {
+	expiring := func(name string, ttl time.Duration) jetstream.KeyValueConfig {
+		return jetstream.KeyValueConfig{Bucket: name, TTL: ttl, LimitMarkerTTL: ttl, Storage: alive}
+	}
+	s := Store{LeaseTTL: leaseTTL}
 	err := errors.Join(
 		s.Runs.open(ctx, js, jetstream.KeyValueConfig{Bucket: BucketRuns, LimitMarkerTTL: markerTTL}),
 		s.Tasks.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tasks", History: 8}),
@@ -75,9 +104,11 @@ func open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, a
 		s.Tokens.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tokens"}),
 		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "targets"}),
 		s.Undelivered.open(ctx, js, jetstream.KeyValueConfig{Bucket: "undelivered", TTL: 30 * 24 * time.Hour, MaxBytes: 256 << 20}),
-		s.Leases.open(ctx, js, expiring("leases")),
-		s.Workers.open(ctx, js, expiring("workers")),
-		s.Servers.open(ctx, js, expiring("servers")),
+		s.Drains.open(ctx, js, jetstream.KeyValueConfig{Bucket: "drains"}),
+		s.Leases.open(ctx, js, expiring("leases", leaseTTL)),
+		s.Workers.open(ctx, js, expiring(bucketWorkers, leaseTTL)),
+		s.Registries.open(ctx, js, expiring("registries", leaseTTL)),
+		s.Leaders.open(ctx, js, expiring("leaders", LeaderTTL)),
 	)
 	return &s, err
 }
@@ -97,6 +128,9 @@ type Bucket[T any] struct {
 
 func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) error {
 	kv, err := js.CreateOrUpdateKeyValue(ctx, cfg)
+	if err != nil && cfg.TTL > 0 && b.moved(ctx, js, cfg) {
+		kv, err = js.CreateOrUpdateKeyValue(ctx, cfg)
+	}
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
@@ -104,6 +138,25 @@ func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstr
 	if cfg.LimitMarkerTTL > 0 && cfg.TTL == 0 {
 		b.mark = []jetstream.KVDeleteOpt{jetstream.PurgeTTL(cfg.LimitMarkerTTL)}
 	}
+	return nil
+}
+
+// moved removes a bucket that is to be in another kind of storage than it is. Its records are kept alive by those
+// who write them, and so come again.
+func (b *Bucket[T]) moved(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) bool {
+	stream, err := js.Stream(ctx, "KV_"+cfg.Bucket)
+	if err != nil || stream.CachedInfo().Config.Storage == cfg.Storage {
+		return false
+	}
+	return js.DeleteKeyValue(ctx, cfg.Bucket) == nil
+}
+
+func (b *Bucket[T]) attach(ctx context.Context, js jetstream.JetStream, name string) error {
+	kv, err := js.KeyValue(ctx, name)
+	if err != nil {
+		return fmt.Errorf("bucket %s: %w", name, err)
+	}
+	b.kv, b.name = kv, name
 	return nil
 }
 

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"time"
+
+	"kiln/internal/bus"
+	"kiln/internal/event"
+	"kiln/internal/store"
+)
+
+// theRegistry is the key of the record of the process that has the registry.
+const theRegistry = "registry"
+
+// registryRecord is what this process tells others of its registry.
+func (n *node) registryRecord() (event.Registry, error) {
+	r := event.Registry{Owner: n.registry.UUID(), Started: n.started, URL: n.cfg.advertise, Host: n.host, Aliases: n.aliases}
+	if r.URL == "" {
+		r.URL = n.url
+	}
+	if n.cert != nil {
+		b, err := os.ReadFile(n.cfg.tlsCert)
+		if err != nil {
+			return r, err
+		}
+		r.Certificate = string(b)
+	}
+	return r, nil
+}
+
+// claimRegistry waits until no other process has the registry of the state that is shared. One that was killed is
+// taken to be there for as long as its claim would last; the own one of before is not.
+func (n *node) claimRegistry(ctx context.Context) error {
+	if n.registry == nil || !n.shared() {
+		return nil
+	}
+	for end := time.Now().Add(n.cfg.lease + n.cfg.lease/3); ; {
+		err := bus.Patiently(ctx, func() error { return n.tryClaim(ctx) })
+		switch {
+		case err == nil:
+			n.onClose(func() error {
+				ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+				defer cancel()
+				_ = n.store.Registries.Remove(ctx, theRegistry, n.claimed) // else it expires
+				return nil
+			})
+			return nil
+		case !errors.Is(err, store.ErrConflict) && !errors.Is(err, store.ErrNotFound):
+			return err
+		case time.Now().After(end):
+			return usagef("stop it, leave the registry to it with --role, or name other NATS servers or another account of them",
+				"another server has the registry of the state in %s", strings.Join(n.cfg.nats.remote.URLs, ","))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(n.cfg.lease / 15):
+		}
+	}
+}
+
+// tryClaim claims the registry, anew if it is this process's, and returns store.ErrConflict if it is another's.
+func (n *node) tryClaim(ctx context.Context) error {
+	own, err := n.registryRecord()
+	if err != nil {
+		return err
+	}
+	rev, err := n.store.Registries.Create(ctx, theRegistry, own)
+	if errors.Is(err, store.ErrConflict) {
+		var holder event.Registry
+		if holder, rev, err = n.store.Registries.Get(ctx, theRegistry); err == nil && holder.Owner != own.Owner {
+			err = store.ErrConflict
+		}
+		if err == nil {
+			rev, err = n.store.Registries.Update(ctx, theRegistry, own, rev)
+		}
+	}
+	if err == nil {
+		n.claimed = rev
+	}
+	return err
+}
+
+// keepClaim tells where the registry is until ctx ends. It returns an error if another process has one, because
+// this one could not be heard for long.
+func (n *node) keepClaim(ctx context.Context) error {
+	if n.registry == nil || !n.shared() {
+		return nil
+	}
+	every := time.NewTicker(n.cfg.lease / 3)
+	defer every.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-every.C:
+		}
+		err := n.tryClaim(ctx)
+		switch {
+		case errors.Is(err, store.ErrConflict):
+			return errors.New("another process has the registry of this server's state")
+		case err != nil && ctx.Err() == nil:
+			n.log.Warn("claim on the registry not renewed", "err", err)
+		}
+	}
+}

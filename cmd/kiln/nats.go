@@ -26,7 +26,7 @@ type natsConfig struct {
 func (c *natsConfig) addRemote(f *pflag.FlagSet) {
 	f.StringSliceVar(&c.remote.URLs, "nats", nil, "`nats://HOST:PORT` of a NATS server with JetStream, 2.12 or later, to use instead of an own one; more servers of its cluster may follow")
 	f.StringVar(&c.remote.CredsFile, "nats-creds", "", "`FILE` with the credentials of a NATS user")
-	f.StringVar(&c.remote.TokenFile, "nats-token-file", "", "`FILE` with a NATS token")
+	f.StringVar(&c.remote.TokenFile, "nats-token-file", "", "`FILE` with a NATS token, or with the password of USER in nats://USER@HOST:PORT")
 	f.StringVar(&c.remote.CAFile, "nats-ca", "", "`FILE` with the certificates that NATS servers' are signed by")
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -28,10 +29,13 @@ type Conn = nats.Conn
 
 // A Remote says how to reach the NATS servers of others.
 type Remote struct {
-	URLs      []string // nats://host:port or tls://host:port, of any servers of one cluster, without credentials
-	CredsFile string   // of a user, as nsc makes it; "" for none
-	TokenFile string   // a token; "" for none
-	CAFile    string   // who signs the servers' certificates; "" for whom the system trusts
+	// URLs are nats://host:port or tls://host:port, of any servers of one cluster, without credentials. With
+	// nats://user@host:port the token file has the user's password, and what is said to the user comes by subjects
+	// below _INBOX.<user>, of which others know nothing.
+	URLs      []string
+	CredsFile string // of a user, as nsc makes it; "" for none
+	TokenFile string // a token, or the password of the user of URLs; "" for none
+	CAFile    string // who signs the servers' certificates; "" for whom the system trusts
 }
 
 // Validate reports what is wrong with the addresses.
@@ -42,11 +46,41 @@ func (r Remote) Validate() error {
 		switch {
 		case err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls":
 			errs = append(errs, fmt.Errorf("%q: want nats://HOST:PORT or tls://HOST:PORT", redactURL(s)))
-		case u.User != nil:
+		case credentialsIn(u) || u.User != nil && r.TokenFile == "": // which a name without a password may be
 			errs = append(errs, fmt.Errorf("%q: credentials do not belong in an address, which others can read: name a file with them", redactURL(s)))
+		case u.User.Username() != r.user():
+			errs = append(errs, fmt.Errorf("%q: the servers of one cluster are reached as one user", redactURL(s)))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validUser is a user's name that may be part of a subject.
+var validUser = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+
+// credentialsIn reports whether an address has more than the name of a user.
+func credentialsIn(u *url.URL) bool {
+	_, password := u.User.Password()
+	return password || u.User != nil && !validUser.MatchString(u.User.Username())
+}
+
+// user returns the user in the first address, "" if there is none.
+func (r Remote) user() string {
+	for _, s := range r.URLs {
+		if u, err := url.Parse(s); err == nil {
+			return u.User.Username()
+		}
+	}
+	return ""
+}
+
+// servers returns the addresses without the user.
+func (r Remote) servers() string {
+	var out []string
+	for _, s := range r.URLs {
+		out = append(out, strings.Replace(s, "://"+r.user()+"@", "://", 1))
+	}
+	return strings.Join(out, ",")
 }
 
 // redactURL is s without what may be a password.
@@ -75,7 +109,11 @@ func (r Remote) options(log *slog.Logger) ([]nats.Option, error) {
 		if err != nil {
 			return nil, err
 		}
-		opts = append(opts, nats.Token(token))
+		if user := r.user(); user != "" {
+			opts = append(opts, nats.UserInfo(user, token), nats.CustomInboxPrefix("_INBOX."+user))
+		} else {
+			opts = append(opts, nats.Token(token))
+		}
 	}
 	if r.CAFile != "" {
 		opts = append(opts, nats.RootCAs(r.CAFile))
@@ -111,7 +149,7 @@ func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*Con
 		return nil, err
 	}
 	opts = append(opts, nats.Name(name))
-	where := strings.Join(r.URLs, ",")
+	where := r.servers()
 	var nc *nats.Conn
 	err = retry(ctx, func() (err error) {
 		nc, err = nats.Connect(where, opts...)

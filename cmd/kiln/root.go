@@ -105,6 +105,8 @@ var commands = []func(*cli) *cobra.Command{
 	newWorkerCommand,
 	newBuildkitdCommand,
 	newCNICommand,
+	newForwardCommand,
+	newHealthCommand,
 	newDoctorCommand,
 	newVersionCommand,
 	newCompletionCommand,

@@ -19,7 +19,7 @@ func newTokenCommand(c *cli) *cobra.Command {
 	cmd := group("token", "Manage tokens for the registry",
 		"Manage tokens, with which people and programs use the server's registry. A token has permissions for some\n"+
 			"repositories, and may expire. The server stores no token, only what it can recognize it by.")
-	cmd.AddCommand(newTokenCreateCommand(c), newTokenListCommand(c),
+	cmd.AddCommand(newTokenCreateCommand(c), newTokenListCommand(c), newTokenAdminCommand(c),
 		c.withToken("show", "Show a token", "Show what a token is good for. Its password cannot be shown.", (*apiclient.Client).ShowToken),
 		c.withToken("delete", "Delete a token", "Delete a token. From then on it is good for nothing.", (*apiclient.Client).DeleteToken))
 	return cmd

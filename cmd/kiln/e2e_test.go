@@ -69,15 +69,19 @@ func startServerAt(t testing.TB, data string, args ...string) *server {
 	return s
 }
 
-// start starts the server again, at the address it had.
+// start starts the server again, at the address it had. Settings are from all places that there are.
 func (s *server) start() {
 	s.t.Helper()
 	listen := "127.0.0.1:0"
 	if s.url != "" {
 		listen = strings.TrimPrefix(s.url, "http://")
 	}
-	s.cmd = exec.Command("kiln", append([]string{"serve", "--data", s.data, "--listen", listen, "-v"}, s.args...)...)
-	s.cmd.Env = append(os.Environ(), "TMPDIR="+s.tmp)
+	settings := filepath.Join(s.tmp, "kiln.yaml")
+	if err := os.WriteFile(settings, []byte("verbose: true\nlisten: nowhere\n"), 0o644); err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd = exec.Command("kiln", append([]string{"serve", "--data", s.data, "--config", settings}, s.args...)...)
+	s.cmd.Env = append(os.Environ(), "TMPDIR="+s.tmp, "KILN_LISTEN="+listen)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {

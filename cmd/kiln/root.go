@@ -103,6 +103,7 @@ var commands = []func(*cli) *cobra.Command{
 	newCacheCommand,
 	newServeCommand,
 	newWorkerCommand,
+	newConfigCommand,
 	newBuildkitdCommand,
 	newCNICommand,
 	newForwardCommand,

@@ -25,6 +25,7 @@ type serveConfig struct {
 	data                      string
 	keys                      string // directory
 	roles                     []role
+	apart                     bool   // it is kiln worker's
 	name, pool                string // of the worker
 	lease                     time.Duration
 	listen, advertise         string
@@ -58,7 +59,7 @@ type serveConfig struct {
 }
 
 func newServeCommand(c *cli) *cobra.Command {
-	cfg := serveConfig{keepRuns: defaultKeepRuns, keepLogs: defaultKeepLogs, maxLogs: defaultMaxLogs}
+	var cfg serveConfig
 	cmd := &cobra.Command{
 		Use:   "serve [flags]",
 		Short: "Run the server: API, registry, scheduler, worker and build daemon in one process",
@@ -68,28 +69,22 @@ func newServeCommand(c *cli) *cobra.Command {
 			"go on when a server is started again.",
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			data, err := c.dataDir()
-			if err != nil {
+			if _, err := c.settle(cmd, &cfg); err != nil {
 				return err
-			}
-			if cfg.data, err = filepath.Abs(data); err != nil {
-				return err
-			}
-			if cfg.keys == "" {
-				cfg.keys = cfg.data
-			}
-			if err := cfg.absolute(); err != nil {
-				return err
-			}
-			if err := cfg.validate(); err != nil {
-				return &usageError{err: err}
 			}
 			return c.serve(cmd.Context(), cfg)
 		},
 	}
-	f := cmd.Flags()
+	cfg.add(cmd.Flags())
+	return cmd
+}
+
+// add defines the flags of a server.
+func (cfg *serveConfig) add(f *pflag.FlagSet) {
+	cfg.keepRuns, cfg.keepLogs, cfg.maxLogs = defaultKeepRuns, defaultKeepLogs, defaultMaxLogs
 	f.SortFlags = false
 	f.StringSliceVar(&cfg.roles, "role", allRoles, "what this process does of what a server does: `api,triggers,scheduler,registry,worker`")
+	addConfigFlag(f)
 	f.StringVar(&cfg.listen, "listen", "127.0.0.1:7070", "address to listen on")
 	f.StringVar(&cfg.advertise, "advertise", "", "`URL` at which the server's other processes reach this one (default the address listened on)")
 	f.StringVar(&cfg.keys, "keys", "", "`DIR` with the keys that the processes of a server share, made there if there are none (default the data directory)")
@@ -117,7 +112,6 @@ func newServeCommand(c *cli) *cobra.Command {
 	f.Var(&cfg.maxLogs, "max-logs", "how much all logs together take; the oldest go first")
 	f.StringArrayVar(&cfg.retention, "retention", nil, "`PURGE` to do every hour, written as the flags of kiln purge: '--filter app:^pr- --ago 30d --untagged'; may be repeated")
 	cfg.addLog(f)
-	return cmd
 }
 
 // addWorker defines the flags of what executes runs.
@@ -158,6 +152,9 @@ func (cfg *serveConfig) absolute() error {
 
 // validate reports everything that is wrong at once.
 func (cfg *serveConfig) validate() error {
+	if cfg.apart {
+		return cfg.validateApart()
+	}
 	var errs []error
 	if _, _, err := net.SplitHostPort(cfg.listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070", cfg.listen))

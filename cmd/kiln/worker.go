@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,7 +15,7 @@ import (
 )
 
 func newWorkerCommand(c *cli) *cobra.Command {
-	cfg := serveConfig{roles: []role{roleWorker}}
+	cfg := serveConfig{roles: []role{roleWorker}, apart: true}
 	cmd := &cobra.Command{
 		Use:   "worker --nats URL [flags]",
 		Short: "Execute runs for a server on another host, and keep workers",
@@ -26,30 +25,15 @@ func newWorkerCommand(c *cli) *cobra.Command {
 			"it hands them back.",
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			data, err := c.dataDir()
-			if err != nil {
+			if _, err := c.settle(cmd, &cfg); err != nil {
 				return err
-			}
-			if cfg.data, err = filepath.Abs(data); err != nil {
-				return err
-			}
-			err = cfg.validateWorker()
-			if !cfg.nats.others() {
-				err = errors.Join(errors.New("--nats is missing: where are the server's messages and state?"), err)
-			}
-			for _, v := range cfg.steps.vaults {
-				if _, kind, _, verr := secret.ParseVault(v); verr == nil && kind == "store" {
-					err = errors.Join(err, fmt.Errorf("--vault %s: a worker has not got the key of the server's secrets: use env: or file:", v))
-				}
-			}
-			if err != nil {
-				return &usageError{err: err}
 			}
 			return c.serve(cmd.Context(), cfg)
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
+	addConfigFlag(f)
 	cfg.nats.addRemote(f)
 	cfg.addWorker(f)
 	cfg.steps.add(f)
@@ -57,6 +41,20 @@ func newWorkerCommand(c *cli) *cobra.Command {
 	cfg.addLog(f)
 	cmd.AddCommand(newWorkerListCommand(c), newWorkerDrainCommand(c, true), newWorkerDrainCommand(c, false))
 	return cmd
+}
+
+// validateApart reports everything that is wrong with the settings of kiln worker.
+func (cfg *serveConfig) validateApart() error {
+	var errs []error
+	if !cfg.nats.others() {
+		errs = append(errs, errors.New("--nats is missing: where are the server's messages and state?"))
+	}
+	for _, v := range cfg.steps.vaults {
+		if _, kind, _, err := secret.ParseVault(v); err == nil && kind == "store" {
+			errs = append(errs, fmt.Errorf("--vault %s: a worker has not got the key of the server's secrets: use env: or file:", v))
+		}
+	}
+	return errors.Join(append(errs, cfg.validateWorker())...)
 }
 
 func newWorkerListCommand(c *cli) *cobra.Command {

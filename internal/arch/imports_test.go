@@ -74,6 +74,7 @@ var layer = map[string]int{
 
 	// Programs, which plug the components together, and what only they use.
 	"cmd/kiln/internal/render": 10,
+	"cmd/kiln/internal/config": 10,
 	"cmd/kiln":                 11,
 	"internal/bench":           11,
 	"internal/bench/stamp":     11,
@@ -164,7 +165,7 @@ var owners = map[string][]string{
 	"github.com/go-git/go-git/v5":            {"internal/source", "internal/gittest"},
 	"filippo.io/age":                         {"internal/secret"},
 	"github.com/spf13/cobra":                 {"cmd/kiln"},
-	"gopkg.in/yaml.v3":                       {"taskspec", "internal/task"},
+	"gopkg.in/yaml.v3":                       {"taskspec", "internal/task", "cmd/kiln/internal/config"},
 	"github.com/Masterminds/sprig/v3":        {"taskspec"},
 }
 

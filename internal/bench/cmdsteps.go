@@ -128,3 +128,18 @@ func startContainer(ctx context.Context, g gateway.Client, root gateway.Referenc
 	}
 	return err
 }
+
+// succeeded follows a run until it has succeeded.
+func succeeded(ctx context.Context, c *apiclient.Client, id string) error {
+	var last run.Run
+	err := c.Follow(ctx, id, "", true, func(e apiclient.StreamEvent) error {
+		if e.Run != nil {
+			last = *e.Run
+		}
+		return nil
+	})
+	if err == nil && last.State != run.Succeeded {
+		err = fmt.Errorf("run %s ended %s: %s", id, last.State, last.Reason)
+	}
+	return err
+}

@@ -1,20 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 	"time"
-
-	"kiln/internal/apiclient"
-	"kiln/internal/run"
-	"kiln/internal/task"
 )
 
 // A gitCase is a repository of so many files, and a disk for the daemon.
@@ -31,71 +25,61 @@ var (
 )
 
 const (
-	gitFileSize  = 3 << 10 // bytes of each file, about
-	gitPerDir    = 100     // files
-	sourceMemory = 100     // MB that sources may take
+	gitRounds    = 5   // at most
+	sourceMemory = 100 // MB that sources may take
 	gitTask      = "git-context"
 )
 
-// gitContexts measures a run of a task whose context is a large git repository, of which a commit has
-// changed one file and the Dockerfile copies one directory: from the request for the run until the image has
-// its tag. Beside it buildctl builds the same repository from its URL, by BuildKit's own git source. Both
-// have built the commit before; each has a daemon of its own.
+// gitContexts measures how long a change of a large git repository takes until the registry has the image of
+// the commit under its tag. The commit changes one file, and the Dockerfile copies one directory. For kiln
+// the time begins when a signed delivery is sent that tells of the commit. Beside it buildctl builds the same from
+// the repository's URL, by BuildKit's own git source: there it begins with the start of the command. Each side has a
+// repository of its own, of which it has built the commit before; the daemon and the registry are the same.
 func gitContexts(c gitCase) func(context.Context, *lab) ([]result, error) {
 	return func(ctx context.Context, l *lab) ([]result, error) { return l.gitContext(ctx, c) }
 }
 
-func (l *lab) gitContext(ctx context.Context, c gitCase) (results []result, err error) {
-	sub, err := newLab(options{n: min(l.n, 5), dir: l.dir}, l.binaries)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, sub.close()) }()
+func (l *lab) gitContext(ctx context.Context, c gitCase) ([]result, error) {
 	if c.memory {
-		if err := sub.tmpfs("buildkitd"); err != nil {
+		if err := l.tmpfs("buildkitd"); err != nil {
 			return nil, err
 		}
 	}
-	address, err := sub.startBuildkitd(ctx)
+	address, err := l.startBuildkitd(ctx)
 	if err != nil {
 		return nil, err
 	}
-	k, err := sub.startKiln(ctx, address, "--allow-source", "127.0.0.0/8")
+	k, err := l.startKiln(ctx, address)
 	if err != nil {
 		return nil, err
 	}
-	g, err := sub.startGit(ctx)
+	g, err := l.startGit(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer g.Close()
-	kiln, err := sub.gitSide(ctx, "kiln", c.files, k.store, g)
+	kiln, peer, err := l.gitSides(ctx, c, k, g, address)
 	if err != nil {
 		return nil, err
 	}
-	kiln.build, err = kiln.task(ctx, k)
-	if err != nil {
-		return nil, err
-	}
-	peer, err := sub.gitSide(ctx, "buildctl with a git URL", c.files, k.store, g)
-	if err != nil {
-		return nil, err
-	}
-	peer.build = peer.buildctl(l.buildctl, address)
 	before, _, err := k.memory()
+	if err == nil {
+		err = k.forgetPeak()
+	}
 	if err != nil {
 		return nil, err
 	}
-	times := map[*gitSide][]time.Duration{}
-	for round := range warmUp + sub.n {
-		for i := range 2 {
-			s := []*gitSide{kiln, peer}[(round+i)%2]
-			took, err := s.turn(ctx)
+	turns := []func(context.Context) (time.Duration, error){kiln.turn, peer.turn}
+	times := make([][]time.Duration, len(turns))
+	for round := range warmUp + min(l.n, gitRounds) {
+		for i := range turns {
+			i = (round + i) % len(turns)
+			took, err := turns[i](ctx)
 			if err != nil {
 				return nil, err
 			}
 			if round >= warmUp {
-				times[s] = append(times[s], took)
+				times[i] = append(times[i], took)
 			}
 		}
 	}
@@ -103,17 +87,45 @@ func (l *lab) gitContext(ctx context.Context, c gitCase) (results []result, err 
 	if err != nil {
 		return nil, err
 	}
-	a, b := summarize(times[kiln]), summarize(times[peer])
+	a, b := summarize(times[0]), summarize(times[1])
 	where := "disk"
 	if c.memory {
 		where = "tmpfs"
 	}
 	return []result{
 		{What: fmt.Sprintf("one file of %d changed, daemon on %s / buildctl with a git URL", c.files, where), Unit: "x", Value: a.P50 / b.P50,
-			Must: c.must, Kiln: &a, Peer: &b, PeerName: peer.name},
+			Must: c.must, Kiln: &a, Peer: &b, PeerName: "buildctl with a git URL", Note: kiln.parts()},
 		{What: fmt.Sprintf("memory for a source of %d files", c.files), Unit: "MB", Value: max(peak-before, 0.1), Must: sourceMemory,
 			Note: fmt.Sprintf("from %.0f MB to at most %.0f", before, peak)},
 	}, nil
+}
+
+// gitSides makes two repositories with the same files, and what builds each.
+func (l *lab) gitSides(ctx context.Context, c gitCase, k *kilnServer, g *gitServer, address string) (*pusher, *urlBuilder, error) {
+	ours, err := g.importRepo(ctx, c.files)
+	if err != nil {
+		return nil, nil, err
+	}
+	theirs, err := g.clone(ours)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, r := range []*repo{ours, theirs} {
+		base, err := l.pushBase(ctx, k.store)
+		if err == nil {
+			_, err = r.commit(ctx, "Dockerfile", "FROM "+base+"\nCOPY "+importDir+" /d\n")
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	kiln, err := newPusher(ctx, k, gitTask, ours, ours.change)
+	return kiln, &urlBuilder{store: k.store, repo: theirs, program: l.buildctl, address: address, http: &http.Client{}}, err
+}
+
+// change commits a new content of one of the files that are copied.
+func (r *repo) change(ctx context.Context) (pushed, error) {
+	return r.commit(ctx, importFile, unique()+"\n")
 }
 
 // tmpfs mounts a file system in memory on a directory of the lab.
@@ -125,113 +137,42 @@ func (l *lab) tmpfs(name string) error {
 	return syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4g")
 }
 
-// A gitSide builds the head of a repository of its own.
-type gitSide struct {
-	name  string
-	store store
-	repo  *repo
-	n     int // commits
-	build func(ctx context.Context) (image string, err error)
+// A urlBuilder builds a repository with BuildKit's own client and git source.
+type urlBuilder struct {
+	store
+	repo             *repo
+	program, address string
+	http             *http.Client
 }
 
-// gitSide makes a repository with so many files, one of which is copied by its Dockerfile with its directory.
-func (l *lab) gitSide(ctx context.Context, name string, files int, s store, g *gitServer) (*gitSide, error) {
-	base, err := l.pushBase(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := l.mkdir("tree-" + unique())
-	if err != nil {
-		return nil, err
-	}
-	var noise [gitFileSize / 2]byte
-	content, rnd := make([]byte, gitFileSize), rand.NewChaCha8([32]byte{})
-	for i := range files {
-		sub := filepath.Join(dir, fmt.Sprintf("d%04d", i/gitPerDir))
-		if i%gitPerDir == 0 {
-			if err := os.Mkdir(sub, 0o755); err != nil {
-				return nil, err
-			}
-		}
-		rnd.Read(noise[:])
-		hex.Encode(content, noise[:]) // shrinks to about a half, as source text does
-		if err := os.WriteFile(filepath.Join(sub, fmt.Sprintf("f%06d", i)), content, 0o644); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+base+"\nCOPY d0001 /d\n"), 0o644); err != nil {
-		return nil, err
-	}
-	sd := &gitSide{name: name, store: s}
-	sd.repo, err = g.newRepo(ctx, dir)
-	if err == nil {
-		_, err = sd.repo.push(ctx)
-	}
-	return sd, err
-}
-
-// turn changes one file, pushes the commit and returns how long it takes to build it.
-func (s *gitSide) turn(ctx context.Context) (time.Duration, error) {
-	s.n++
-	if err := os.WriteFile(filepath.Join(s.repo.work, "d0001", "f000100"), []byte(unique()+"\n"), 0o644); err != nil {
+// turn commits a change, and then measures.
+func (b *urlBuilder) turn(ctx context.Context) (time.Duration, error) {
+	if _, err := b.repo.change(ctx); err != nil {
 		return 0, err
 	}
-	if _, err := s.repo.push(ctx); err != nil {
-		return 0, err
-	}
+	tag := unique()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cmd := exec.CommandContext(ctx, b.program, "--addr", b.address, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
+		"--opt", "context="+b.repo.url+"#main", "--output", "type=image,name="+b.host+"/"+repository+":"+tag+",push=true")
+	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+b.dockerConfig)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
 	begin := time.Now()
-	image, err := s.build(ctx)
-	took := time.Since(begin)
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := cmd.Wait(); err != nil {
+			cancel(fmt.Errorf("%s: %w\n%s", cmd, err, said.String()))
+		}
+	}()
+	seen, err := b.visible(ctx, b.http, tag)
 	if err != nil {
-		return 0, fmt.Errorf("%s: %w", s.name, err)
+		cancel(err)
 	}
-	_, err = lookUp(ctx, s.store, image)
-	return took, err
-}
-
-// task creates a task of the repository and returns what runs it.
-func (s *gitSide) task(ctx context.Context, k *kilnServer) (func(context.Context) (string, error), error) {
-	c := k.client()
-	_, err := c.CreateTask(ctx, task.Task{Name: gitTask, Context: s.repo.url + "#main",
-		Step: task.Step{Build: &task.Build{Images: []string{repository + ":{{.Run.ID}}"}}}}, false)
-	return func(ctx context.Context) (string, error) {
-		r, err := c.RunTask(ctx, gitTask, apiclient.TaskRun{})
-		if err != nil {
-			return "", err
-		}
-		if err := succeeded(ctx, c, r.ID); err != nil {
-			return "", err
-		}
-		return k.host + "/" + repository + ":" + r.ID, nil
-	}, err
-}
-
-// succeeded follows a run until it has succeeded.
-func succeeded(ctx context.Context, c *apiclient.Client, id string) error {
-	var last run.Run
-	err := c.Follow(ctx, id, "", true, func(e apiclient.StreamEvent) error {
-		if e.Run != nil {
-			last = *e.Run
-		}
-		return nil
-	})
-	if err == nil && last.State != run.Succeeded {
-		err = fmt.Errorf("run %s ended %s: %s", id, last.State, last.Reason)
-	}
-	return err
-}
-
-// buildctl builds the repository with BuildKit's own client and git source.
-func (s *gitSide) buildctl(program, address string) func(context.Context) (string, error) {
-	return func(ctx context.Context) (string, error) {
-		image := s.store.host + "/" + repository + ":" + unique()
-		cmd := exec.CommandContext(ctx, program, "--addr", address, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
-			"--opt", "context="+s.repo.url+"#main", "--output", "type=image,name="+image+",push=true")
-		cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+s.store.dockerConfig)
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			err = fmt.Errorf("%s: %w\n%s", cmd, err, out)
-		}
-		return image, err
-	}
+	<-ended
+	return seen.Sub(begin), context.Cause(ctx)
 }

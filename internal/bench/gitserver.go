@@ -20,8 +20,8 @@ import (
 	"kiln/internal/apiclient"
 )
 
-// A repo is a work tree and the bare repository that it is pushed to, which git's own program serves over
-// HTTP.
+// A repo is a bare repository that git's own program serves over HTTP, and the work tree that is pushed to
+// it, if there is one.
 type repo struct {
 	work, bare string
 	url        string
@@ -50,8 +50,8 @@ func (l *lab) startGit(ctx context.Context) (*gitServer, error) {
 
 // newRepo makes a repository of the files in a directory, which becomes its work tree.
 func (s *gitServer) newRepo(ctx context.Context, work string) (*repo, error) {
-	name := unique() + ".git"
-	r := &repo{work: work, bare: filepath.Join(s.root, name), url: s.URL + "/" + name}
+	r := s.bareRepo()
+	r.work = work
 	for _, step := range []struct {
 		dir  string
 		args []string
@@ -69,7 +69,10 @@ func (s *gitServer) newRepo(ctx context.Context, work string) (*repo, error) {
 }
 
 // A pushed is a push that was made.
-type pushed struct{ before, after string }
+type pushed struct {
+	before, after string
+	files         []string // that it changed
+}
 
 // push commits all files and pushes the commit.
 func (r *repo) push(ctx context.Context) (pushed, error) {
@@ -83,6 +86,7 @@ func (r *repo) push(ctx context.Context) (pushed, error) {
 			return p, err
 		}
 	}
+	p.files = []string{"app.txt"}
 	p.after, err = git(ctx, r.work, "rev-parse", "HEAD")
 	return p, err
 }
@@ -106,7 +110,7 @@ func gitEnvironment() []string {
 // delivery is the signed request by which a generic hook is told of a push to main.
 func (r *repo) delivery(ctx context.Context, hook apiclient.Hook, p pushed) (*http.Request, error) {
 	body, err := json.Marshal(map[string]any{"type": "git.pushed", "repository": r.url, "ref": "refs/heads/main",
-		"before": p.before, "after": p.after, "files": []string{"app.txt"}, "message": "change"})
+		"before": p.before, "after": p.after, "files": p.files, "message": "change"})
 	if err != nil {
 		return nil, err
 	}

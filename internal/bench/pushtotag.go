@@ -33,7 +33,7 @@ func pushToTag(ctx context.Context, l *lab) (results []result, err error) {
 		return nil, err
 	}
 	defer g.Close()
-	kiln, err := l.newPusher(ctx, k, g)
+	kiln, err := l.smallPusher(ctx, k, g)
 	if err != nil {
 		return nil, err
 	}
@@ -85,8 +85,10 @@ func changed(s *side) func(context.Context) (time.Duration, error) {
 
 // A pusher has kiln build what is pushed to a repository.
 type pusher struct {
-	*side
+	store
+	task    string
 	repo    *repo
+	next    func(context.Context) (pushed, error) // pushes a change
 	client  *apiclient.Client
 	http    *http.Client
 	hook    apiclient.Hook
@@ -97,28 +99,41 @@ type pusher struct {
 
 const pushTask = "push-to-tag"
 
-func (l *lab) newPusher(ctx context.Context, k *kilnServer, g *gitServer) (*pusher, error) {
+// smallPusher pushes changes of a small directory.
+func (l *lab) smallPusher(ctx context.Context, k *kilnServer, g *gitServer) (*pusher, error) {
 	s, err := l.newSide(ctx, "kiln", k.store)
 	if err != nil {
 		return nil, err
 	}
-	p := &pusher{side: s, client: k.client(), http: &http.Client{}, digests: map[string]bool{}}
-	if p.repo, err = g.newRepo(ctx, s.context); err != nil {
+	r, err := g.newRepo(ctx, s.context)
+	if err != nil {
 		return nil, err
 	}
-	if _, err := p.repo.push(ctx); err != nil {
+	if _, err := r.push(ctx); err != nil {
 		return nil, err
 	}
+	return newPusher(ctx, k, pushTask, r, func(ctx context.Context) (pushed, error) {
+		if err := s.change(); err != nil {
+			return pushed{}, err
+		}
+		return r.push(ctx)
+	})
+}
+
+// newPusher creates a task of the repository's branch, whose images have the commit as their tag.
+func newPusher(ctx context.Context, k *kilnServer, name string, r *repo, next func(context.Context) (pushed, error)) (*pusher, error) {
+	p := &pusher{store: k.store, task: name, repo: r, next: next, client: k.client(), http: &http.Client{}, digests: map[string]bool{}}
+	var err error
 	if p.hook, err = p.client.CreateHook(ctx, apiclient.CreateHook{Name: "bench", Provider: "generic"}); err != nil {
 		return nil, err
 	}
-	_, err = p.client.CreateTask(ctx, task.Task{Name: pushTask, Context: p.repo.url + "#main",
+	_, err = p.client.CreateTask(ctx, task.Task{Name: name, Context: r.url + "#main",
 		Step:     task.Step{Build: &task.Build{Images: []string{repository + ":{{.Run.Commit}}"}}},
 		Triggers: task.Triggers{Source: []task.SourceTrigger{{Name: "push"}}}}, false)
 	if err != nil {
 		return nil, err
 	}
-	return p, k.await(ctx, func(ctx context.Context) error { return decidedOnce(ctx, p.client, pushTask) })
+	return p, k.await(ctx, func(ctx context.Context) error { return decidedOnce(ctx, p.client, name) })
 }
 
 // decidedOnce fails until something was decided about a task: from then on it is followed.
@@ -132,10 +147,7 @@ func decidedOnce(ctx context.Context, c *apiclient.Client, name string) error {
 
 // turn pushes a change, and then measures.
 func (p *pusher) turn(ctx context.Context) (time.Duration, error) {
-	if err := p.change(); err != nil {
-		return 0, err
-	}
-	made, err := p.repo.push(ctx)
+	made, err := p.next(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -164,28 +176,39 @@ func (p *pusher) turn(ctx context.Context) (time.Duration, error) {
 
 // visible returns when a tag is there.
 func (p *pusher) visible(ctx context.Context, tag string) (time.Time, error) {
+	seen, err := p.store.visible(ctx, p.http, tag)
+	if err != nil {
+		runs, lerr := p.client.TaskRuns(context.WithoutCancel(ctx), p.task, apiclient.RunsQuery{Limit: 1})
+		if len(runs) > 0 {
+			err = fmt.Errorf("%w; run %s is %s: %s", err, runs[0].ID, runs[0].State, runs[0].Reason)
+		}
+		err = errors.Join(err, lerr)
+	}
+	return seen, err
+}
+
+// visible returns when a tag of the images that are built is there.
+func (s store) visible(ctx context.Context, c *http.Client, tag string) (time.Time, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, visibleWithin, fmt.Errorf("tag %s is not there after %s", tag, visibleWithin))
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		req, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://"+p.store.host+"/v2/"+repository+"/manifests/"+tag, nil)
+		req, err := http.NewRequestWithContext(ctx, http.MethodHead, "http://"+s.host+"/v2/"+repository+"/manifests/"+tag, nil)
 		if err != nil {
 			return time.Time{}, err
 		}
-		req.SetBasicAuth("kiln", p.store.password)
+		if s.password != "" {
+			req.SetBasicAuth("kiln", s.password)
+		}
 		req.Header.Set("Accept", "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json")
-		err = exchange(p.http, req, http.StatusOK)
+		err = exchange(c, req, http.StatusOK)
 		if err == nil {
 			return time.Now(), nil
 		}
 		select {
 		case <-ctx.Done():
-			runs, lerr := p.client.TaskRuns(context.WithoutCancel(ctx), pushTask, apiclient.RunsQuery{Limit: 1})
-			if len(runs) > 0 {
-				err = fmt.Errorf("%w; run %s is %s: %s", err, runs[0].ID, runs[0].State, runs[0].Reason)
-			}
-			return time.Time{}, errors.Join(context.Cause(ctx), err, lerr)
+			return time.Time{}, errors.Join(context.Cause(ctx), err)
 		case <-tick.C:
 		}
 	}
@@ -195,7 +218,7 @@ func (p *pusher) visible(ctx context.Context, tag string) (time.Time, error) {
 func (p *pusher) note(ctx context.Context, commit string, sent time.Time) error {
 	var r run.Run
 	for r.State == "" || !r.State.Final() {
-		runs, err := p.client.TaskRuns(ctx, pushTask, apiclient.RunsQuery{Commit: commit})
+		runs, err := p.client.TaskRuns(ctx, p.task, apiclient.RunsQuery{Commit: commit})
 		if err != nil {
 			return err
 		}

@@ -31,8 +31,12 @@ func (d *Decider) fetchAhead(p *pass, dec *event.Decision) {
 	if d.Mirrors == nil || dec.Run == nil || made.Pin.Commit == "" || made.NeedsApproval || made.Restricted || p.push == nil && p.pull == nil {
 		return
 	}
+	ref := git.Ref{URL: p.location, Ref: p.head.Ref, Commit: made.Pin.Commit}
+	if p.push != nil && !p.push.Forced && p.push.After == ref.Commit {
+		ref.Base = p.push.Before
+	}
 	select {
-	case d.ahead <- aheadFetch{entry: p.entry, ref: git.Ref{URL: p.location, Ref: p.head.Ref, Commit: made.Pin.Commit}}:
+	case d.ahead <- aheadFetch{entry: p.entry, ref: ref}:
 	default: // there is more than can be fetched before it is needed
 	}
 }

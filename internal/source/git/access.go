@@ -104,10 +104,13 @@ func (m *Mirrors) resume(ctx context.Context, r remote, cred Credential) (*sessi
 
 // openKnown makes a commit present and pins it, for one whose credential the server has just accepted. Who
 // comes while another fetches the commit waits for that. It asks for no refs if it can do without.
-func (m *Mirrors) openKnown(ctx context.Context, r remote, cred Credential, mi *mirror, h Head) (*generation, error) {
+func (m *Mirrors) openKnown(ctx context.Context, sn *snapshot) (*generation, error) {
+	r, cred := sn.remote, sn.cred
 	var s *session
-	g, err := m.ensure(ctx, mi, h, nil, func(ctx context.Context) (_ *session, err error) {
-		s, err = m.resume(ctx, r, cred)
+	g, err := m.ensure(ctx, sn.mirror, sn.head, nil, func(ctx context.Context) (_ *session, err error) {
+		if s, err = m.resume(ctx, r, cred); err == nil {
+			s.base = sn.base
+		}
 		return s, err
 	})
 	if s != nil {
@@ -135,6 +138,6 @@ func (m *Mirrors) Prefetch(ctx context.Context, ref Ref, cred Credential) error 
 	}
 	life, end := context.WithCancel(ctx)
 	defer end()
-	_, err = m.open(life, r, ref.Ref, ref.Commit, cred)
+	_, err = m.open(life, r, ref, cred)
 	return r.fail(ctx, cred, ref.Commit, err)
 }

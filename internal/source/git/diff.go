@@ -34,11 +34,11 @@ func (m *Mirrors) ChangedFiles(ctx context.Context, url, from, to string, cred C
 	}
 	ctx, cancel := context.WithCancel(ctx) // unpins
 	defer cancel()
-	next, err := m.open(ctx, r, "", to, cred)
+	next, err := m.open(ctx, r, Ref{Commit: to, Base: from}, cred)
 	if err != nil {
 		return nil, false, r.fail(ctx, cred, to, err)
 	}
-	prev, err := m.open(ctx, r, "", from, cred)
+	prev, err := m.open(ctx, r, Ref{Commit: from}, cred)
 	if unusable(err) {
 		return nil, false, nil
 	}

@@ -20,6 +20,9 @@ import (
 // costs the server time.
 const maxHaves = 6
 
+// maxFollowing is how many objects commits may have in addition to the commit that they are said to follow.
+const maxFollowing = 1000
+
 // received is what a fetch added.
 type received struct {
 	bytes int64
@@ -110,6 +113,9 @@ func (m *Mirrors) fetch(ctx context.Context, s *session, g *generation, h Head) 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	commit, want := plumbing.NewHash(h.Commit), s.refs.want(h)
+	if m.follow(ctx, s, g, commit, want, cancel) {
+		return nil
+	}
 	shallow := s.refs.caps.Supports(capability.Shallow)
 	if shallow && (s.advertised(want) || s.lenient()) {
 		haves := m.haves(g, false, maxHaves)
@@ -125,6 +131,25 @@ func (m *Mirrors) fetch(ctx context.Context, s *session, g *generation, h Head) 
 		return fmt.Errorf("%w: the server does not give out this commit", ErrRefNotFound)
 	}
 	return m.fetchHistory(ctx, s, g, commit, want, cancel)
+}
+
+// follow gets a commit that is said to follow one that is here: what comes after that, and no more. To a
+// server that is less work than the difference between two commits of which it does not know how they are
+// related, for which it walks all directories of one. It takes it that what is here has its history; if that
+// misses something, or the commit follows no such one, it is fetched in the other ways.
+func (m *Mirrors) follow(ctx context.Context, s *session, g *generation, commit, want plumbing.Hash, cancel context.CancelCauseFunc) bool {
+	if _, again := s.wire.(*httpWire); !again || s.base.IsZero() || !m.has(g, s.base) {
+		return false
+	}
+	haves := []plumbing.Hash{s.base}
+	got, err := m.transfer(ctx, s, g, request{wants: []plumbing.Hash{want}, haves: haves, full: true, few: true}, cancel)
+	if err == nil {
+		err = m.settle(ctx, g, commit, haves, false, got)
+	}
+	if err != nil {
+		m.log.Debug("commit does not just follow another", "commit", commit, "base", s.base, "err", err)
+	}
+	return err == nil
 }
 
 // fetchHistory gets the commit with its history: from its ref, or from all branches and tags.
@@ -193,6 +218,9 @@ func (m *Mirrors) transfer(ctx context.Context, s *session, g *generation, req r
 	defer pack.Close()
 	in := &counter{r: pack}
 	guard := newGuard(in, m.lim)
+	if req.few {
+		guard.objects = maxFollowing
+	}
 	defer guard.stop()
 	var got received
 	if len(req.haves) > 0 {

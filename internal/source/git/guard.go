@@ -27,13 +27,14 @@ type guard struct {
 	held []byte
 
 	limit, total int64
+	objects      uint32 // at most
 	count        uint32
 	sizes        map[int64]int64 // size of the object at an offset
 }
 
 func newGuard(src io.Reader, lim Limits) *guard {
 	pr, pw := io.Pipe()
-	g := &guard{src: src, pw: pw, done: make(chan struct{}), limit: lim.Object, total: lim.Pack * maxTotalRatio,
+	g := &guard{src: src, pw: pw, done: make(chan struct{}), limit: lim.Object, total: lim.Pack * maxTotalRatio, objects: maxObjects,
 		sizes: map[int64]int64{}}
 	go func() {
 		defer close(g.done)
@@ -93,8 +94,8 @@ func (g *guard) scan(r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("pack: %w", err)
 	}
-	if count > maxObjects {
-		return fmt.Errorf("pack of %d objects, at most %d are allowed: %w", count, maxObjects, ErrTooLarge)
+	if count > g.objects {
+		return fmt.Errorf("pack of %d objects, at most %d are allowed: %w", count, g.objects, ErrTooLarge)
 	}
 	g.count = count
 	for range count {

@@ -140,6 +140,14 @@ func (m *Mirrors) haves(g *generation, full bool, n int) []plumbing.Hash {
 	return out
 }
 
+// has reports whether all of a commit is in a generation.
+func (m *Mirrors) has(g *generation, commit plumbing.Hash) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := g.complete[commit]
+	return ok
+}
+
 // overgrown reports whether it is cheaper to fetch a generation anew than to go on with it.
 func (g *generation) overgrown() bool { return len(g.order) >= maxComplete || g.loose >= maxLoose }
 

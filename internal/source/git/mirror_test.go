@@ -280,3 +280,72 @@ func TestConcurrentOpensFetchOnce(t *testing.T) {
 		t.Errorf("%d requests, want 7", n)
 	}
 }
+
+func TestCommitThatFollowsAnother(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	repo := gittest.NewRepo(t, root, "r.git")
+	for i := range 100 {
+		repo.Write(fmt.Sprintf("d%d/f%d", i%10, i), gittest.Noise(i, 4000), 0)
+	}
+	oldest := repo.Commit("oldest")
+	repo.Write("d1/f1", "first", 0)
+	first := repo.Commit("first")
+	srv := gittest.Serve(t, root, "", "")
+	m := open(t, loopback(t))
+	url := srv.URL + "/r.git"
+	mustOpen(t, m, Ref{URL: url}, Credential{})
+	// step has a commit fetched as a push tells of it, and returns whether those before it have come, too.
+	step := func(what, base, commit, between string, requests int64) bool {
+		t.Helper()
+		if _, err := m.LsRemote(t.Context(), url, Credential{}); err != nil {
+			t.Fatal(err)
+		}
+		asked, sent := srv.Requests(), srv.Sent()
+		if err := m.Prefetch(t.Context(), Ref{URL: url, Commit: commit, Base: base}, Credential{}); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		s := mustOpen(t, m, Ref{URL: url, Commit: commit}, Credential{})
+		if n, size := srv.Requests()-asked, srv.Sent()-sent; n != requests || size > 200<<10 {
+			t.Errorf("%s: %d requests and %d bytes, want %d and few", what, n, size, requests)
+		}
+		if diff := cmp.Diff(repo.Archive(commit), files(t, s)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", what, diff)
+		}
+		came, err := filepath.Glob(filepath.Join(m.cfg.Dir, "*", "*", "objects", between[:2], between[2:]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(came) > 0
+	}
+	repo.Write("d2/f2", "second", 0)
+	second := repo.Commit("second")
+	repo.Write("d2/f2", "third", 0)
+	third := repo.Commit("third")
+	if !step("follows", first, third, second, 1) {
+		t.Error("follows: what is between the commits has not come")
+	}
+	repo.Git("reset", "-q", "--hard", oldest)
+	repo.Write("d3/f3", "forced", 0)
+	forced := repo.Commit("forced")
+	if step("needs a file of a commit that is not here", third, forced, oldest, 2) {
+		t.Error("more than the commit has come")
+	}
+	repo.Write("d5/f5", "other", 0)
+	between := repo.Commit("between")
+	repo.Write("d5/f5", "other again", 0)
+	end := repo.Commit("end")
+	if step("follows one that is not here", between, end, between, 1) {
+		t.Error("more than the commit has come")
+	}
+	var history strings.Builder
+	from := "from " + end + "\n"
+	for i := range maxFollowing / 2 { // each has a file, a directory and itself
+		fmt.Fprintf(&history, "commit refs/heads/main\ncommitter a <a@b> 1000000000 +0000\ndata 1\nx\n%sM 100644 inline many\ndata 4\n%04d\n", from, i)
+		from = ""
+	}
+	repo.Input([]byte(history.String()), "fast-import", "--quiet")
+	if step("follows by too much", end, repo.Bare("rev-parse", "main"), repo.Bare("rev-parse", "main~1"), 2) {
+		t.Error("more than the commit has come")
+	}
+}

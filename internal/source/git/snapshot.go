@@ -18,6 +18,7 @@ type snapshot struct {
 	remote remote
 	cred   Credential
 	head   Head
+	base   plumbing.Hash // see Ref.Base; zero if it is not known
 	commit Commit
 	root   plumbing.Hash
 
@@ -29,17 +30,20 @@ type snapshot struct {
 }
 
 // open makes a commit present and pins it until ctx ends.
-func (m *Mirrors) open(ctx context.Context, r remote, ref, commit string, cred Credential) (*snapshot, error) {
+func (m *Mirrors) open(ctx context.Context, r remote, ref Ref, cred Credential) (*snapshot, error) {
 	mi, err := m.mirror(r)
 	if err != nil {
 		return nil, err
 	}
 	defer m.unpinMirror(mi)
-	sn := &snapshot{m: m, remote: r, cred: cred, mirror: mi, head: Head{Commit: commit}}
-	if strings.HasPrefix(ref, "refs/") {
-		sn.head.Ref = ref
+	sn := &snapshot{m: m, remote: r, cred: cred, mirror: mi, head: Head{Commit: ref.Commit}}
+	if isCommit(ref.Base) {
+		sn.base = plumbing.NewHash(ref.Base)
 	}
-	if err := sn.obtain(ctx, ref); err != nil {
+	if strings.HasPrefix(ref.Ref, "refs/") {
+		sn.head.Ref = ref.Ref
+	}
+	if err := sn.obtain(ctx, ref.Ref); err != nil {
 		return nil, err
 	}
 	context.AfterFunc(ctx, sn.release)
@@ -68,7 +72,7 @@ func (sn *snapshot) obtain(ctx context.Context, ref string) (err error) {
 	ctx, cancel := m.bounded(ctx)
 	defer cancel(nil)
 	if known {
-		if sn.gen, err = m.openKnown(ctx, sn.remote, sn.cred, sn.mirror, sn.head); !errors.Is(err, errAskAnew) {
+		if sn.gen, err = m.openKnown(ctx, sn); !errors.Is(err, errAskAnew) {
 			return err
 		}
 	}

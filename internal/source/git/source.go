@@ -25,6 +25,9 @@ type Ref struct {
 	Ref    string // branch, tag, refs/..., pull/N/head, commit; "" is the default branch
 	Commit string // 40 hex digits; if set, it is what is opened, and Ref is only where it came from
 	Subdir string // slash path; "" is the root. Symbolic links in it are followed inside the repository
+	// Base is a commit that Commit is said to follow, as a push tells; "" if nobody says so. What it says only
+	// makes fetching cheaper.
+	Base string
 	// Scope separates what BuildKit keeps of sources of different trust: sources of one repository and
 	// one scope are transferred as differences to each other.
 	Scope string
@@ -107,7 +110,7 @@ func (m *Mirrors) openSource(ctx context.Context, r remote, ref Ref, cred Creden
 			release()
 		}
 	}()
-	sn, err := m.open(sctx, r, ref.Ref, ref.Commit, cred)
+	sn, err := m.open(sctx, r, ref, cred)
 	if err != nil {
 		return nil, err
 	}

@@ -162,7 +162,7 @@ func (s *Source) graft(ctx context.Context, mod module) (_ node, ok bool, err er
 		cred = outer.cred
 	}
 	cred.KnownHosts = outer.cred.KnownHosts
-	sn, err := outer.m.open(ctx, r, "", e.id.String(), cred)
+	sn, err := outer.m.open(ctx, r, Ref{Commit: e.id.String()}, cred)
 	if err != nil {
 		return node{}, false, fmt.Errorf("submodule %q: %w", mod.path, r.fail(ctx, cred, e.id.String()[:12], err))
 	}

@@ -31,6 +31,8 @@ type session struct {
 	refs refs
 	// resumed says that the server was not asked for its refs: there are none in refs.
 	resumed bool
+	// base is a commit that what is fetched is said to follow, zero if none is.
+	base plumbing.Hash
 }
 
 // connect opens a session. The caller closes it.
@@ -96,7 +98,8 @@ func (s *session) silence() error {
 type request struct {
 	wants []plumbing.Hash
 	haves []plumbing.Hash // commits that are here with all their files
-	full  bool            // with the whole history
+	full  bool            // with the whole history, as far as it is not that of the haves
+	few   bool            // no more than maxFollowing objects
 }
 
 // pack asks for a pack. The caller closes the reader, which yields the pack's bytes.

@@ -32,8 +32,9 @@ const (
 
 // gitContexts measures how long a change of a large git repository takes until the registry has the image of
 // the commit under its tag. The commit changes one file, and the Dockerfile copies one directory. For kiln
-// the time begins when a signed delivery is sent that tells of the commit. Beside it buildctl builds the same from
-// the repository's URL, by BuildKit's own git source: there it begins with the start of the command. Each side has a
+// the time begins when a signed delivery is sent that tells of the commit. Beside it buildctl builds the same by
+// BuildKit's own git source, from a URL that names the commit, which is what kiln builds, and from one that names
+// the branch, with which BuildKit fetches less; there the time begins with the start of the command. Each side has a
 // repository of its own, of which it has built the commit before; the daemon and the registry are the same.
 func gitContexts(c gitCase) func(context.Context, *lab) ([]result, error) {
 	return func(ctx context.Context, l *lab) ([]result, error) { return l.gitContext(ctx, c) }
@@ -58,7 +59,7 @@ func (l *lab) gitContext(ctx context.Context, c gitCase) ([]result, error) {
 		return nil, err
 	}
 	defer g.Close()
-	kiln, peer, err := l.gitSides(ctx, c, k, g, address)
+	kiln, peers, err := l.gitSides(ctx, c, k, g, address)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +70,10 @@ func (l *lab) gitContext(ctx context.Context, c gitCase) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	turns := []func(context.Context) (time.Duration, error){kiln.turn, peer.turn}
+	turns := []func(context.Context) (time.Duration, error){kiln.turn}
+	for _, p := range peers {
+		turns = append(turns, p.turn)
+	}
 	times := make([][]time.Duration, len(turns))
 	for round := range warmUp + min(l.n, gitRounds) {
 		for i := range turns {
@@ -87,30 +91,39 @@ func (l *lab) gitContext(ctx context.Context, c gitCase) ([]result, error) {
 	if err != nil {
 		return nil, err
 	}
-	a, b := summarize(times[0]), summarize(times[1])
 	where := "disk"
 	if c.memory {
 		where = "tmpfs"
 	}
-	return []result{
-		{What: fmt.Sprintf("one file of %d changed, daemon on %s / buildctl with a git URL", c.files, where), Unit: "x", Value: a.P50 / b.P50,
-			Must: c.must, Kiln: &a, Peer: &b, PeerName: "buildctl with a git URL", Note: kiln.parts()},
-		{What: fmt.Sprintf("memory for a source of %d files", c.files), Unit: "MB", Value: max(peak-before, 0.1), Must: sourceMemory,
-			Note: fmt.Sprintf("from %.0f MB to at most %.0f", before, peak)},
-	}, nil
+	a := summarize(times[0])
+	var results []result
+	for i, p := range peers {
+		b := summarize(times[i+1])
+		results = append(results, result{What: fmt.Sprintf("one file of %d changed, daemon on %s / %s", c.files, where, p.name), Unit: "x",
+			Value: a.P50 / b.P50, Must: c.must, Kiln: &a, Peer: &b, PeerName: p.name})
+	}
+	results[0].Note = kiln.parts()
+	return append(results, result{What: fmt.Sprintf("memory for a source of %d files", c.files), Unit: "MB", Value: max(peak-before, 0.1),
+		Must: sourceMemory, Note: fmt.Sprintf("from %.0f MB to at most %.0f", before, peak)}), nil
 }
 
-// gitSides makes two repositories with the same files, and what builds each.
-func (l *lab) gitSides(ctx context.Context, c gitCase, k *kilnServer, g *gitServer, address string) (*pusher, *urlBuilder, error) {
+// gitSides makes repositories with the same files, and what builds each.
+func (l *lab) gitSides(ctx context.Context, c gitCase, k *kilnServer, g *gitServer, address string) (*pusher, []*urlBuilder, error) {
 	ours, err := g.importRepo(ctx, c.files)
 	if err != nil {
 		return nil, nil, err
 	}
-	theirs, err := g.clone(ours)
-	if err != nil {
-		return nil, nil, err
+	builder := urlBuilder{store: k.store, program: l.buildctl, address: address, http: &http.Client{}}
+	byCommit, byBranch := builder, builder
+	byCommit.name, byCommit.version = "buildctl with the commit's URL", func(p pushed) string { return p.after }
+	byBranch.name, byBranch.version = "buildctl with the branch's URL", func(pushed) string { return "main" }
+	peers := []*urlBuilder{&byCommit, &byBranch}
+	for _, p := range peers {
+		if p.repo, err = g.clone(ours); err != nil {
+			return nil, nil, err
+		}
 	}
-	for _, r := range []*repo{ours, theirs} {
+	for _, r := range []*repo{ours, byCommit.repo, byBranch.repo} {
 		base, err := l.pushBase(ctx, k.store)
 		if err == nil {
 			_, err = r.commit(ctx, "Dockerfile", "FROM "+base+"\nCOPY "+importDir+" /d\n")
@@ -120,7 +133,7 @@ func (l *lab) gitSides(ctx context.Context, c gitCase, k *kilnServer, g *gitServ
 		}
 	}
 	kiln, err := newPusher(ctx, k, gitTask, ours, ours.change)
-	return kiln, &urlBuilder{store: k.store, repo: theirs, program: l.buildctl, address: address, http: &http.Client{}}, err
+	return kiln, peers, err
 }
 
 // change commits a new content of one of the files that are copied.
@@ -140,21 +153,24 @@ func (l *lab) tmpfs(name string) error {
 // A urlBuilder builds a repository with BuildKit's own client and git source.
 type urlBuilder struct {
 	store
+	name             string
 	repo             *repo
+	version          func(pushed) string // what the URL names
 	program, address string
 	http             *http.Client
 }
 
 // turn commits a change, and then measures.
 func (b *urlBuilder) turn(ctx context.Context) (time.Duration, error) {
-	if _, err := b.repo.change(ctx); err != nil {
+	made, err := b.repo.change(ctx)
+	if err != nil {
 		return 0, err
 	}
 	tag := unique()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	cmd := exec.CommandContext(ctx, b.program, "--addr", b.address, "build", "--progress", "plain", "--frontend", "dockerfile.v0",
-		"--opt", "context="+b.repo.url+"#main", "--output", "type=image,name="+b.host+"/"+repository+":"+tag+",push=true")
+		"--opt", "context="+b.repo.url+"#"+b.version(made), "--output", "type=image,name="+b.host+"/"+repository+":"+tag+",push=true")
 	cmd.Env = append(os.Environ(), "DOCKER_CONFIG="+b.dockerConfig)
 	var said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &said

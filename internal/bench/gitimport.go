@@ -30,7 +30,7 @@ func (s *gitServer) importRepo(ctx context.Context, files int) (*repo, error) {
 	if _, err := git(ctx, s.root, "init", "-q", "--bare", "-b", "main", r.bare); err != nil {
 		return nil, err
 	}
-	for _, setting := range [][]string{{"core.compression", "1"}, {"gc.auto", "0"}, {"maintenance.auto", "false"}} {
+	for _, setting := range [][]string{{"gc.auto", "0"}, {"maintenance.auto", "false"}} {
 		if _, err := git(ctx, r.bare, "config", setting[0], setting[1]); err != nil {
 			return nil, err
 		}

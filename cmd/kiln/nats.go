@@ -18,8 +18,9 @@ const natsTokenFile = "nats.token"
 
 // natsConfig says where messages and state are: in a store of the server's own, or in one of others.
 type natsConfig struct {
-	remote bus.Remote
-	listen string
+	remote   bus.Remote
+	replicas int
+	listen   string
 }
 
 // addRemote defines the flags for a store of others.
@@ -28,6 +29,7 @@ func (c *natsConfig) addRemote(f *pflag.FlagSet) {
 	f.StringVar(&c.remote.CredsFile, "nats-creds", "", "`FILE` with the credentials of a NATS user")
 	f.StringVar(&c.remote.TokenFile, "nats-token-file", "", "`FILE` with a NATS token, or with the password of USER in nats://USER@HOST:PORT")
 	f.StringVar(&c.remote.CAFile, "nats-ca", "", "`FILE` with the certificates that NATS servers' are signed by")
+	f.IntVar(&c.replicas, "nats-replicas", 0, "copies of the state on so many servers of the NATS cluster, 1 to 5; what is there with fewer gets more (default 3 on a cluster, and what is there as it is)")
 }
 
 // others reports whether messages and state are in a NATS server of others.
@@ -50,6 +52,12 @@ func (c *natsConfig) validate() error {
 		if c.others() {
 			err = errors.Join(err, errors.New("--nats-listen is for the own NATS server: with --nats there is none"))
 		}
+	}
+	if c.replicas < 0 || c.replicas > bus.MaxReplicas {
+		err = errors.Join(err, fmt.Errorf("--nats-replicas %d: want 1 to %d", c.replicas, bus.MaxReplicas))
+	}
+	if !c.others() && c.replicas > 1 {
+		err = errors.Join(err, fmt.Errorf("--nats-replicas %d goes with --nats: the own message store is a single server", c.replicas))
 	}
 	if !c.others() && c.remote.CredsFile+c.remote.TokenFile+c.remote.CAFile != "" {
 		err = errors.Join(err, errors.New("--nats-creds, --nats-token-file and --nats-ca go with --nats"))
@@ -82,4 +90,6 @@ func (n *node) connectNATS(ctx context.Context) (*bus.Conn, error) {
 }
 
 // shared reports whether other processes may work on the messages and the state of this one.
-func (n *node) shared() bool { return n.cfg.nats.others() || n.cfg.nats.listen != "" }
+func (cfg *serveConfig) shared() bool { return cfg.nats.others() || cfg.nats.listen != "" }
+
+func (n *node) shared() bool { return n.cfg.shared() }

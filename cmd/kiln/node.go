@@ -218,23 +218,7 @@ func (n *node) openBus(ctx context.Context) error {
 	if n.onlyWorks() {
 		return n.attach(ctx, nc)
 	}
-	openStore := store.Open
-	if n.shared() {
-		openStore = store.OpenShared
-	}
-	err = bus.Patiently(ctx, func() (err error) {
-		if n.bus, err = bus.Open(ctx, nc, n.log); err != nil {
-			return err
-		}
-		if n.has(roleScheduler) {
-			if err := n.bus.LimitLogs(ctx, time.Duration(n.cfg.keepLogs), int64(n.cfg.maxLogs)); err != nil {
-				return err
-			}
-		}
-		n.store, err = openStore(ctx, n.bus.JetStream(), n.cfg.lease)
-		return err
-	})
-	if err != nil {
+	if n.bus, n.store, err = n.cfg.openState(ctx, nc, n.log); err != nil {
 		return err
 	}
 	if !n.cfg.nats.others() {

@@ -53,17 +53,29 @@ type Bus struct {
 	dir     string // on the disk of which reserve bytes stay free; see Reserve
 	reserve int64
 
+	replicas Replicas
+
 	streams sync.Map // name to jetstream.Stream: asking for one costs a round trip
 }
 
 // Open declares the streams on the server behind nc and returns the bus. It is idempotent: an
 // existing stream keeps its messages. The caller owns nc.
 func Open(ctx context.Context, nc *nats.Conn, log *slog.Logger) (*Bus, error) {
+	return open(ctx, nc, Replicas{Count: 1}, log)
+}
+
+// OpenShared is Open on NATS servers that may be a cluster, which keep copies of each stream. The error wraps ErrReplicas if
+// they cannot have so many.
+func OpenShared(ctx context.Context, nc *nats.Conn, replicas Replicas, log *slog.Logger) (*Bus, error) {
+	return open(ctx, nc, replicas, log)
+}
+
+func open(ctx context.Context, nc *nats.Conn, replicas Replicas, log *slog.Logger) (*Bus, error) {
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096))
 	if err != nil {
 		return nil, err
 	}
-	b := &Bus{nc: nc, js: js, log: log}
+	b := &Bus{nc: nc, js: js, replicas: replicas, log: log}
 	for _, cfg := range streams() {
 		if err := b.declare(ctx, cfg); err != nil {
 			return nil, fmt.Errorf("stream %s: %w", cfg.Name, err)
@@ -92,7 +104,7 @@ func (b *Bus) Flush(ctx context.Context) error { return b.nc.FlushWithContext(ct
 
 type streamConfig struct {
 	jetstream.StreamConfig
-	async bool // acknowledged before it is written: logs and assignments, which other state backs up
+	async bool // acknowledged before it is written, unless there are copies: logs and assignments, which other state backs up
 }
 
 const day = 24 * time.Hour
@@ -136,27 +148,6 @@ func streams() []streamConfig {
 			AllowDirect: true,
 		}, async: true},
 	}
-}
-
-// declare creates the stream or brings an existing one to cfg.
-func (b *Bus) declare(ctx context.Context, cfg streamConfig) error {
-	cfg.Storage = jetstream.FileStorage
-	_, err := b.js.Stream(ctx, cfg.Name)
-	if err == nil {
-		if cfg.async {
-			return nil // an update by this client would lose the persist mode, which it does not know
-		}
-		_, err = b.js.UpdateStream(ctx, cfg.StreamConfig)
-		return err
-	}
-	if !errors.Is(err, jetstream.ErrStreamNotFound) {
-		return err
-	}
-	if !cfg.async {
-		_, err = b.js.CreateStream(ctx, cfg.StreamConfig)
-		return err
-	}
-	return b.requestAsync(ctx, "CREATE", cfg.StreamConfig)
 }
 
 // Publish stores v as JSON (a json.RawMessage as it is) and returns its stream sequence. A message with an ID that the stream has
@@ -325,6 +316,10 @@ const (
 	codeWrongLastConstant = 10164
 	codeStoreFailed       = 10077
 	codeInsufficient      = 10047
+	codeNoPeers           = 10005 // for the copies of a stream
+	codeNoResources       = 10023
+	codeUnavailable       = 10008 // no leader yet
+	codeNoCluster         = 10074
 )
 
 func mapError(err error) error {

@@ -169,7 +169,9 @@ func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*Con
 // Patiently calls f until it returns nil or an error that does not pass by itself, for half a minute at most:
 // the servers may be starting, too.
 func Patiently(ctx context.Context, f func() error) error {
-	return retry(ctx, f, func(err error) bool { return transient(err) || errors.Is(err, jetstream.ErrNoStreamResponse) })
+	return retry(ctx, f, func(err error) bool {
+		return transient(err) || errors.Is(err, jetstream.ErrNoStreamResponse) || hasCode(err, codeUnavailable, codeNoPeers, codeNoResources)
+	})
 }
 
 // retry calls f until it returns nil or an error that will not pass, until ctx ends or half a minute is over.

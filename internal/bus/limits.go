@@ -12,17 +12,21 @@ import (
 // LimitLogs sets how long and in how many bytes logs are kept: the oldest go first. Zero means without a
 // limit. It can be called at any time, and holds for what is there already.
 func (b *Bus) LimitLogs(ctx context.Context, age time.Duration, size int64) error {
-	for _, cfg := range streams() {
-		if cfg.Name != StreamLogs {
-			continue
-		}
-		cfg.Storage, cfg.MaxAge, cfg.MaxBytes = jetstream.FileStorage, age, size
+	s, err := b.js.Stream(ctx, StreamLogs)
+	if err == nil {
+		cfg := s.CachedInfo().Config
+		cfg.MaxAge, cfg.MaxBytes = age, size
 		if size == 0 {
 			cfg.MaxBytes = -1
 		}
-		if err := b.requestAsync(ctx, "UPDATE", cfg.StreamConfig); err != nil {
-			return fmt.Errorf("stream %s: %w", cfg.Name, err)
+		if cfg.Replicas > 1 {
+			_, err = b.js.UpdateStream(ctx, cfg)
+		} else {
+			err = b.requestAsync(ctx, "UPDATE", cfg)
 		}
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", StreamLogs, err)
 	}
 	return nil
 }

@@ -60,12 +60,13 @@ const LeaderTTL = 3 * time.Second
 // Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
 // without being refreshed.
 func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {
-	return open(ctx, js, leaseTTL, jetstream.MemoryStorage)
+	return open(ctx, buckets{js: js, replicas: 1}, leaseTTL, jetstream.MemoryStorage)
 }
 
-// OpenShared is Open on a message store that may restart while workers go on.
-func OpenShared(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {
-	return open(ctx, js, leaseTTL, jetstream.FileStorage)
+// OpenShared is Open on a message store that may restart while workers go on, and that may be a cluster of servers.
+// On so many of them, replicas, a new bucket has copies; with raise, an existing one too. It never gets fewer than it has.
+func OpenShared(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, replicas int, raise bool) (*Store, error) {
+	return open(ctx, buckets{js: js, replicas: replicas, raise: raise}, leaseTTL, jetstream.FileStorage)
 }
 
 // Attach opens the buckets that another process has made, or returns ErrNotFound.
@@ -88,7 +89,7 @@ func Attach(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 
 const bucketWorkers = "workers"
 
-func open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration, alive jetstream.StorageType) (*Store, error) {
+func open(ctx context.Context, js buckets, leaseTTL time.Duration, alive jetstream.StorageType) (*Store, error) {
 	expiring := func(name string, ttl time.Duration) jetstream.KeyValueConfig {
 		return jetstream.KeyValueConfig{Bucket: name, TTL: ttl, LimitMarkerTTL: ttl, Storage: alive}
 	}
@@ -126,11 +127,8 @@ type Bucket[T any] struct {
 	mark []jetstream.KVDeleteOpt // of what is removed
 }
 
-func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) error {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, cfg)
-	if err != nil && cfg.TTL > 0 && b.moved(ctx, js, cfg) {
-		kv, err = js.CreateOrUpdateKeyValue(ctx, cfg)
-	}
+func (b *Bucket[T]) open(ctx context.Context, in buckets, cfg jetstream.KeyValueConfig) error {
+	kv, err := in.open(ctx, cfg)
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", cfg.Bucket, err)
 	}
@@ -139,16 +137,6 @@ func (b *Bucket[T]) open(ctx context.Context, js jetstream.JetStream, cfg jetstr
 		b.mark = []jetstream.KVDeleteOpt{jetstream.PurgeTTL(cfg.LimitMarkerTTL)}
 	}
 	return nil
-}
-
-// moved removes a bucket that is to be in another kind of storage than it is. Its records are kept alive by those
-// who write them, and so come again.
-func (b *Bucket[T]) moved(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) bool {
-	stream, err := js.Stream(ctx, "KV_"+cfg.Bucket)
-	if err != nil || stream.CachedInfo().Config.Storage == cfg.Storage {
-		return false
-	}
-	return js.DeleteKeyValue(ctx, cfg.Bucket) == nil
 }
 
 func (b *Bucket[T]) attach(ctx context.Context, js jetstream.JetStream, name string) error {

@@ -19,10 +19,10 @@ SHIMFLAGS := -Os -std=gnu11 -Wall -Wextra -Werror -static -nostdlib -ffreestandi
 	-fno-asynchronous-unwind-tables -fno-pic -no-pie -fno-tree-loop-distribute-patterns \
 	-Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,noexecstack -s
 
-.PHONY: help build shim check test soak bench demo fuzz clean
+.PHONY: help build shim check test test-compose compose-secrets soak bench demo fuzz clean
 
 help: ## list what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the program, as bin/kiln
 	go build -o bin/kiln ./cmd/kiln
@@ -42,6 +42,15 @@ check: ## formatting, vet and staticcheck
 test: ## all tests, with the race detector; needs root
 	@.ci/deps.sh test
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 30m ./...
+
+test-compose: ## docker-compose.yml as its users use it, while parts of it are killed; needs root
+	@.ci/compose
+
+compose-secrets: ## the passwords of docker-compose.yml, in secrets/, unless they are there
+	@mkdir -p -m 700 secrets
+	@if [ ! -e secrets/nats_users ]; then umask 022; \
+		for user in server worker; do od -An -v -N 24 -tx1 /dev/urandom | tr -d ' \n' >secrets/nats_$$user; done; \
+		printf 'NATS_SERVER: "%s"\nNATS_WORKER: "%s"\n' "$$(cat secrets/nats_server)" "$$(cat secrets/nats_worker)" >secrets/nats_users; fi
 
 soak: ## the long tests, then all others SOAK times over (3)
 	@.ci/deps.sh test

@@ -3,6 +3,7 @@
 #
 #	.ci/deps.sh run     what a server and the examples need
 #	.ci/deps.sh test    that, and what the tests need
+#	.ci/deps.sh compose what .ci/compose needs
 #
 # As root on Debian it installs what is missing; otherwise it says what to do and exits with 2.
 set -euo pipefail
@@ -18,6 +19,8 @@ need() {
 
 program() { PATH=$PATH:/usr/sbin:/sbin command -v "$1"; }
 
+compose_works() { docker-compose version || HOME=/nonexistent DOCKER_CONFIG=/nonexistent docker compose version; }
+
 static_busybox() {
 	local dir
 	dir=$(mktemp -d)
@@ -29,6 +32,12 @@ check() {
 	need runc program runc
 	need busybox-static static_busybox
 	need ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
+	if [ "$1" = compose ]; then
+		need git program git
+		need make program make
+		need docker.io program dockerd
+		need docker-compose compose_works
+	fi
 	if [ "$1" = test ]; then
 		need gcc program gcc # the race detector
 		need libc6-dev test -e /usr/include/stdlib.h
@@ -48,9 +57,9 @@ satisfied() {
 	fi
 }
 case "${1:-}" in
-run | test) ;;
+run | test | compose) ;;
 *)
-	echo "usage: $0 run|test" >&2
+	echo "usage: $0 run|test|compose" >&2
 	exit 2
 	;;
 esac

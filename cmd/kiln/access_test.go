@@ -326,7 +326,7 @@ func TestSessions(t *testing.T) {
 		"POST /v2/team/app/blobs/uploads/":                     {401, `scope="repository:team/app:pull,push",error="insufficient_scope"`},
 		"POST /v2/team/app/blobs/uploads/?mount=x&from=team/x": {401, `scope="repository:team/app:pull,push repository:team/x:pull",error="insufficient_scope"`},
 		"GET /v2/team/x/tags/list":                             {401, `scope="repository:team/x:pull",error="insufficient_scope"`},
-		"POST /v2/.kiln/publish":                               {403, ""},
+		"POST /v2/.kiln/publish/ra":                               {403, ""},
 		"GET /v2/kiln/contexts/manifests/x":                    {401, "insufficient_scope"},
 		"DELETE /v2/team/app/manifests/1":                      {401, `scope="repository:team/app:delete",error="insufficient_scope"`},
 		"GET " + auth.TokenPath:                                {401, "Basic"}, // a session makes no other
@@ -368,5 +368,50 @@ func TestSessions(t *testing.T) {
 		if state == "deleted" {
 			g.token(t, "ci", "--repo", "team/*=push")
 		}
+	}
+}
+
+// A run's own token publishes for that run alone, and only a server's processes move fences.
+func TestPublishingOverTheNetwork(t *testing.T) {
+	g := newGate(t)
+	token := func(p auth.Principal) string {
+		t.Helper()
+		p.Expires = time.Now().Add(time.Hour)
+		s, err := g.keys.Mint(p)
+		must(t, err)
+		return s
+	}
+	own := token(publishingAccess("ra", time.Time{}))
+	server := token(auth.Principal{Name: "server", Role: auth.RoleServer})
+	staging := token(stagingAccess("runs", time.Time{}))
+	c := registry.NewClient(g.URL, nil)
+	if err := c.RaiseFence(t.Context(), server, "ra", 1); err != nil {
+		t.Errorf("a process of the server raises a fence: %v", err)
+	}
+	for name, tok := range map[string]string{"of the run": own, "that stages": staging, "of nobody": "x"} {
+		if err := c.RaiseFence(t.Context(), tok, "ra", 2); !errors.Is(err, registry.ErrDenied) && !errors.Is(err, registry.ErrUnauthenticated) {
+			t.Errorf("a token %s raises a fence: %v", name, err)
+		}
+	}
+	publish := func(tok, run string) error {
+		_, err := c.Publish(t.Context(), tok, registry.Publication{Run: run, Attempt: 1, Step: "push",
+			Tags: []registry.Tag{{Repository: "app", Tag: run, Digest: "sha256:" + strings.Repeat("0", 64)}}})
+		return err
+	}
+	if err := publish(own, "ra"); errors.Is(err, registry.ErrDenied) || err == nil {
+		t.Errorf("an image that is not there, with the run's token: %v", err)
+	}
+	for name, c := range map[string]struct{ token, run string }{
+		"another run": {own, "rb"}, "a token that stages": {staging, "ra"}, "a process of the server": {server, "ra"},
+	} {
+		if err := publish(c.token, c.run); !errors.Is(err, registry.ErrDenied) {
+			t.Errorf("%s: %v, want %v", name, err, registry.ErrDenied)
+		}
+	}
+	if _, err := c.Resolve(t.Context(), staging, "app", "nothere"); !errors.Is(err, registry.ErrManifestUnknown) {
+		t.Errorf("an image that is not there: %v", err)
+	}
+	if _, err := c.Resolve(t.Context(), own, "app", "nothere"); !errors.Is(err, registry.ErrDenied) {
+		t.Errorf("a token that only publishes reads: %v", err)
 	}
 }

@@ -111,8 +111,8 @@ func (a *attempt) pull(ctx context.Context, image string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("image %q: %w", image, err)
 	}
-	if a.run.Spec.Restricted && !a.mayUse(ref.String()) {
-		return "", fmt.Errorf("image %s may not be used by a pull request from outside of the repository", image)
+	if a.confined() && !a.mayUse(ref.String()) {
+		return "", fmt.Errorf("image %s may not be used by %s", image, a.confinedAs())
 	}
 	found, err := a.fetch(ctx, a.pinned(ref))
 	if err != nil {

@@ -187,7 +187,7 @@ func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 		Credentials: a.credentials, CacheScope: a.cacheScope(),
 		OwnFrontend: a.run.Spec.Restricted, Fetch: a.w.MayFetch,
 	}
-	if a.run.Spec.Restricted {
+	if a.confined() {
 		cfg.Images = a.mayUse
 	}
 	if src != nil {

@@ -54,10 +54,18 @@ type PlanOptions struct {
 }
 
 // Plan turns a run's specification into the task to execute, or says what is wrong with it:
-// taskspec.Errors when the task file is. Warnings come in either case. It reads nothing but its arguments, so a server can refuse a
+// taskspec.Errors when the task file is, one that wraps run.ErrLimit when it pushes to where its author may not. Warnings come in either case. It reads nothing but its arguments, so a server can refuse a
 // request with the same words before it is queued. A task file of the context is not known then, nor is one whose
 // alias files are: the rest is checked, and the task is nil.
 func Plan(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
+	t, warnings, err := planned(r, opt)
+	if err == nil {
+		err = checkPushes(t, r.Spec.Limits, opt.Registry)
+	}
+	return t, warnings, err
+}
+
+func planned(r run.Run, opt PlanOptions) (*taskspec.Task, taskspec.Warnings, error) {
 	vars := runVars(r, opt.Registry)
 	switch {
 	case r.Spec.Build != nil:

@@ -28,8 +28,9 @@ func Readable(spec run.Spec, registry ...string) []string {
 	return slices.Sorted(maps.Keys(readable))
 }
 
-// mayUse reports whether steps of a restricted run may use an image: any of another registry, and of the
-// co-located one what is pinned or built by the run itself. What else is staged there is other runs'.
+// mayUse reports whether steps of the run may use an image: any of another registry, and of the co-located one
+// what the run itself has built and what its author may read, which a restricted run must be pinned to besides.
+// What else is staged there is other runs'.
 func (a *attempt) mayUse(ref string) bool {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {
@@ -38,6 +39,23 @@ func (a *attempt) mayUse(ref string) bool {
 	if !a.images.ours(reference.Domain(named)) || a.images.staged(ref) {
 		return true
 	}
+	switch permitted := a.run.Spec.Limits.MayPull(reference.Path(named)) == nil; {
+	case !permitted:
+		return false
+	case !a.run.Spec.Restricted:
+		return true
+	}
 	spec := run.Spec{Pins: a.run.Spec.Pins}
 	return slices.Contains(Readable(spec, append([]string{a.images.registry}, a.images.aliases...)...), reference.Path(named))
+}
+
+// confined reports whether there are images of the co-located registry that the run may not use.
+func (a *attempt) confined() bool { return a.run.Spec.Restricted || !a.run.Spec.Limits.ReadsAll() }
+
+// confinedAs is who may not use all images.
+func (a *attempt) confinedAs() string {
+	if a.run.Spec.Restricted {
+		return "a pull request from outside of the repository"
+	}
+	return a.run.Spec.Limits.By + ", who is the author"
 }

@@ -102,9 +102,9 @@ func (a *attempt) solve(ctx context.Context, b solve.Build, log solve.LogFunc) (
 // no part of a key, so a build that could read one is not; nor is one that reads what steps wrote.
 func (a *attempt) repeatable(b solve.Build) bool {
 	login := a.run.TaskUID == "" && len(a.secrets.Logins) > 0 // of a task, its scope is in the key
-	// What others have built a restricted run might not be allowed to read, and others need not trust it.
+	// What others have built a confined run might not be allowed to read, and others need not trust it.
 	secret := len(a.secrets.Set)+len(a.secrets.Args) > 0
-	return !a.run.Spec.Restricted && a.w.Resolver != nil && a.identity != "" && !login && !secret && selfContained(b)
+	return !a.confined() && a.w.Resolver != nil && a.identity != "" && !login && !secret && selfContained(b)
 }
 
 // selfContained reports whether what b is made from is in its key. Secrets, what is fetched for it, caches

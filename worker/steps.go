@@ -144,6 +144,9 @@ func (a *attempt) publish(ctx context.Context, step string, pub registry.Publica
 	if len(pub.Tags) == 0 {
 		return nil
 	}
+	if err := CheckTags(a.run.Spec.Limits, pub.Tags); err != nil {
+		return &stepFailure{step, err}
+	}
 	published, err := a.w.publishPatiently(ctx, a.tokens, pub)
 	if slices.ContainsFunc(stepsOwn, func(r error) bool { return errors.Is(err, r) }) {
 		return &stepFailure{step, err}

@@ -95,8 +95,15 @@ func (a *attempt) scope() string {
 	return "pr-" + event.Hash(strings.Join([]string{a.run.TaskUID, c.Repository, author}, "\n"))
 }
 
-// cacheScope separates the cache mounts of builds: each task has its own, runs without a task share one.
-func (a *attempt) cacheScope() string { return cmp.Or(a.scope(), a.run.TaskUID) }
+// cacheScope separates the cache mounts of builds: each task has its own, runs without a task share one, unless
+// their author may not read all images.
+func (a *attempt) cacheScope() string {
+	quick := ""
+	if l := a.run.Spec.Limits; !l.ReadsAll() {
+		quick = "by-" + event.Hash(l.By)
+	}
+	return cmp.Or(a.scope(), a.run.TaskUID, quick)
+}
 
 // skip says why a step is not executed, empty if it is.
 func (a *attempt) skip(s *taskspec.Step) string {

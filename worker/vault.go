@@ -28,6 +28,9 @@ func (a *attempt) vault(ctx context.Context, s taskspec.Secret) (string, error) 
 	if a.run.Spec.Restricted {
 		return "", errors.New("a pull request from outside of the repository is given no secrets")
 	}
+	if err := limitVault(a.run.Spec.Limits, s.KeyVault); err != nil {
+		return "", err
+	}
 	if a.w.Vault == nil {
 		return "", errors.New("this worker has no vaults")
 	}

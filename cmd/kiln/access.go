@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/reference"
@@ -11,12 +13,33 @@ import (
 	"kiln/internal/auth"
 	"kiln/internal/event"
 	"kiln/internal/registry"
+	"kiln/internal/run"
 	"kiln/internal/source"
+	"kiln/internal/store"
 	"kiln/worker"
 )
 
 // registryAccess decides who may do what in the registry.
-type registryAccess struct{ keys *auth.Keys }
+type registryAccess struct {
+	keys *auth.Keys
+	runs *store.Bucket[run.Run]
+}
+
+// MayPublish implements registry.Guardian: a worker elsewhere may publish what the author of its run may. One in this
+// process looks at that itself.
+func (a registryAccess) MayPublish(r *http.Request, p registry.Publication) error {
+	found, _, err := a.runs.Get(r.Context(), p.Run)
+	switch {
+	case errors.Is(err, store.ErrNotFound): // has not begun, or is over
+		return fmt.Errorf("%w: there is no run %s", registry.ErrFenced, p.Run)
+	case err != nil:
+		return err
+	}
+	if err := worker.CheckTags(found.Spec.Limits, p.Tags); err != nil {
+		return fmt.Errorf("%w: %w", registry.ErrDenied, err)
+	}
+	return nil
+}
 
 // needs is the permission that an action takes.
 var needs = map[registry.Action]event.Permission{
@@ -41,6 +64,8 @@ func (a registryAccess) Authorize(r *http.Request, repository string, action reg
 	case inRepository:
 		err = p.May(what, repository)
 	case p.Role == auth.RoleAdmin, action == registry.Control && p.Role == auth.RoleServer, action == registry.Publish && p.Run != "" && p.Run == repository:
+	case p.Role == auth.RoleAnonymous:
+		err = auth.ErrToken
 	default:
 		err = auth.ErrDenied
 	}
@@ -97,12 +122,6 @@ func (c *challenge) Error() string     { return registry.ErrUnauthenticated.Erro
 func (c *challenge) Unwrap() error     { return registry.ErrUnauthenticated }
 func (c *challenge) Challenge() string { return c.header }
 
-// serveRegistry adds the routes of the registry and of its token endpoint.
-func serveRegistry(mux *http.ServeMux, r *registry.Store, keys *auth.Keys) {
-	mux.Handle(auth.TokenPath, keys.TokenHandler())
-	mux.Handle("/v2/", r.Handler(registryAccess{keys}))
-}
-
 // staging is the right to stage images.
 var staging = event.Grant{Repository: worker.StagingRoot + "*", Permissions: []event.Permission{
 	event.ContentRead, event.ContentWrite, event.MetadataRead}}
@@ -114,6 +133,22 @@ var readContexts = event.Grant{Repository: source.Repository, Permissions: []eve
 func stagingAccess(name string, until time.Time) auth.Principal {
 	return auth.Principal{Name: name, Role: auth.RoleRun, Expires: until, Grants: []event.Grant{
 		{Repository: "*", Permissions: []event.Permission{event.ContentRead, event.MetadataRead}}, staging, readContexts}}
+}
+
+// runAccess is the right to read what a run may, and to stage images. The registry has several names.
+func runAccess(spec run.Spec, until time.Time, names ...string) auth.Principal {
+	switch l := spec.Limits; {
+	case spec.Restricted:
+		readable := slices.DeleteFunc(worker.Readable(spec, names...), func(r string) bool {
+			return !strings.HasPrefix(r, worker.StagingRoot) && l.MayPull(r) != nil
+		})
+		return restrictedAccess("restricted runs", readable, until)
+	case !l.ReadsAll():
+		p := restrictedAccess("runs of "+l.By, l.Pull, until)
+		p.Grants = append(p.Grants, readContexts)
+		return p
+	}
+	return stagingAccess("runs", until)
 }
 
 // restrictedAccess is the right to read some repositories and to stage images.

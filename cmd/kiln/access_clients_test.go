@@ -26,7 +26,7 @@ func TestTokensExpire(t *testing.T) {
 	g.push(t, "team/app:1")
 	now := time.Now()
 	grants := []event.Grant{{Repository: "team/*", Permissions: event.Permissions()}}
-	password, record := auth.NewToken("short", grants, now.Add(time.Minute))
+	password, record := auth.NewToken(event.Token{Name: "short", Grants: grants, Expires: now.Add(time.Minute)})
 	_, err := g.store.Tokens.Create(t.Context(), auth.TokenKey("short"), record)
 	must(t, err)
 	session, _ := g.session(t, password, "repository:team/app:pull")
@@ -46,7 +46,7 @@ func TestTokensExpire(t *testing.T) {
 	if _, err := g.keys.Verify(t.Context(), lasting, now.Add(10_000*time.Hour)); err != nil {
 		t.Errorf("a token that does not expire: %v", err)
 	}
-	old, record := auth.NewToken("old", grants, now.Add(-time.Second))
+	old, record := auth.NewToken(event.Token{Name: "old", Grants: grants, Expires: now.Add(-time.Second)})
 	_, err = g.store.Tokens.Create(t.Context(), auth.TokenKey("old"), record)
 	must(t, err)
 	if status, code, _ := g.do(t, "Bearer "+old, "GET", "/v2/team/app/manifests/1"); status != 401 || code != "UNAUTHORIZED" {

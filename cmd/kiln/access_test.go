@@ -36,6 +36,7 @@ type gate struct {
 	*httptest.Server
 	keys  *auth.Keys
 	store *store.Store
+	uses  *tokenUses
 	admin string // token
 }
 
@@ -53,13 +54,13 @@ func newGate(t *testing.T, anonymous ...string) *gate {
 	g := &gate{keys: keys, admin: strings.TrimSpace(string(token))}
 	g.store, err = store.Open(t.Context(), natstest.Start(t).JetStream(), time.Minute)
 	must(t, err)
-	book := newTokenBook(&g.store.Tokens, slog.Default())
-	keys.Stored = book.get
+	book := newTokenBook(g.store, slog.Default())
+	book.attach(keys)
+	g.uses = book.uses
 	ctx, cancel := context.WithCancel(t.Context())
 	followed := make(chan error, 1)
 	go func() { followed <- book.run(ctx) }()
-	mux := http.NewServeMux()
-	serveRegistry(mux, images, keys)
+	mux := mount(registryEntrances(images, keys, g.store)...)
 	mux.Handle("/api/", (&api.Server{Keys: keys, Store: g.store, Registry: images, TokenDeleted: book.forget, Contexts: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
 		Status: func(context.Context) apiclient.Status { return apiclient.Status{} }}).Handler())
 	g.Server = httptest.NewServer(mux)

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"kiln/internal/auth"
 	"kiln/internal/event"
 	"kiln/internal/store"
@@ -21,6 +23,8 @@ type tokenBook struct {
 	mu     sync.RWMutex
 	tokens map[string]event.Token // by key
 	gone   map[string]string      // IDs of tokens that were deleted before the store told that they were made
+
+	uses *tokenUses
 }
 
 const (
@@ -28,8 +32,9 @@ const (
 	maxGone   = 1000
 )
 
-func newTokenBook(stored *store.Bucket[event.Token], log *slog.Logger) *tokenBook {
-	return &tokenBook{stored: stored, log: log, tokens: map[string]event.Token{}, gone: map[string]string{}}
+func newTokenBook(s *store.Store, log *slog.Logger) *tokenBook {
+	return &tokenBook{stored: &s.Tokens, log: log, tokens: map[string]event.Token{}, gone: map[string]string{},
+		uses: &tokenUses{stored: &s.TokenUse, log: log, last: map[string]event.TokenUse{}}}
 }
 
 // get implements auth.Keys.Stored. A token that was just made is not in the book yet, but in the store.
@@ -49,6 +54,7 @@ func (b *tokenBook) get(ctx context.Context, key string) (event.Token, error) {
 
 // forget removes a token that was deleted from the store, which may not have told so yet.
 func (b *tokenBook) forget(key, id string) {
+	b.uses.forget(key, id)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if t, ok := b.tokens[key]; ok {
@@ -64,8 +70,18 @@ func (b *tokenBook) forget(key, id string) {
 	b.gone[key] = id
 }
 
-// run follows the store until ctx ends.
+// attach has keys know the tokens, and the book when they are used.
+func (b *tokenBook) attach(keys *auth.Keys) { keys.Stored, keys.Used = b.get, b.uses.note }
+
+// run follows the store, and stores when tokens are used, until ctx ends.
 func (b *tokenBook) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return b.follow(ctx) })
+	g.Go(func() error { return b.uses.run(ctx) })
+	return g.Wait()
+}
+
+func (b *tokenBook) follow(ctx context.Context) error {
 	again := time.NewTicker(bookAgain)
 	defer again.Stop()
 	for {

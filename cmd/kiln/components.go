@@ -11,7 +11,6 @@ import (
 	"kiln/internal/run"
 	"kiln/internal/store"
 	"kiln/scheduler"
-	"kiln/worker"
 )
 
 // components are what this process runs for its roles, beside the worker. Those that one process is to run at a
@@ -139,14 +138,11 @@ func (n *node) active(t *tenure) func(context.Context) ([]string, error) {
 // mint makes what an attempt shows the registry. The token with which it reads and stages its images is the same
 // for all attempts of an hour: a build daemon asks the client once for each set of credentials
 // that it has lately seen for a host, so a token of each run's own would make every build slower than
-// the one before. That of a restricted run reads what the run may and nothing else. Publishing over the network
+// the one before. That of a restricted run, or one whose author is limited, reads what the run may and nothing else. Publishing over the network
 // takes a token of the run's own.
 func (n *node) mint(r run.Run, apart bool) (event.Tokens, error) {
 	expires := time.Now().UTC().Add(r.Spec.Timeout + tokenLife).Truncate(time.Hour)
-	p := stagingAccess("runs", expires)
-	if r.Spec.Restricted {
-		p = restrictedAccess("restricted runs", worker.Readable(r.Spec, append([]string{n.host}, n.aliases...)...), expires)
-	}
+	p := runAccess(r.Spec, expires, append([]string{n.host}, n.aliases...)...)
 	var t event.Tokens
 	var err error
 	if t.Registry, err = n.keys.Mint(p); err != nil || !apart {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -13,25 +12,13 @@ import (
 	"kiln/internal/run"
 	"kiln/internal/source"
 	"kiln/taskspec"
-	"kiln/webhook"
 	"kiln/worker"
 )
 
 // handler answers what this process is asked by HTTP: all of it with the role api, only what concerns images with
 // the role registry, and of its own health in any case.
 func (n *node) handler() http.Handler {
-	mux := http.NewServeMux()
-	if n.registry != nil {
-		serveRegistry(mux, n.registry, n.keys)
-	}
-	if n.has(roleAPI) || n.registry != nil {
-		mux.Handle("/api/", n.onlyRegistry(n.api().Handler()))
-	}
-	if n.has(roleAPI) {
-		mux.Handle(webhook.Prefix, n.delivery)
-		mux.HandleFunc("GET "+runPath+"{run}", n.showRun)
-	}
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	mux := mount(n.entrances()...)
 	if n.has(roleAPI) {
 		return n.passOn(mux)
 	}

@@ -224,8 +224,8 @@ func (n *node) openBus(ctx context.Context) error {
 	if !n.cfg.nats.others() {
 		n.bus.Reserve(n.cfg.data, diskReserve)
 	}
-	n.tokens = newTokenBook(&n.store.Tokens, n.log)
-	n.keys.Stored = n.tokens.get
+	n.tokens = newTokenBook(n.store, n.log)
+	n.tokens.attach(n.keys)
 	if n.index, err = index.Open(filepath.Join(n.cfg.data, "index.db"), n.log); err != nil {
 		return err
 	}

@@ -183,7 +183,8 @@ func (n *node) purgeFor(ctx context.Context, r run.Run, p apiclient.Purge) (apic
 	}
 	n.log.Info("purge of a run", "run", r.ID, "task", r.Task, "filters", p.Filters, "dryRun", p.DryRun)
 	return n.registry.PurgeWithin(ctx, p, needed, func(repository string) bool {
-		return slices.ContainsFunc(grants, func(pattern string) bool { return repositoryMatches(pattern, repository) })
+		return r.Spec.Limits.MayPush(repository) == nil &&
+			slices.ContainsFunc(grants, func(pattern string) bool { return repositoryMatches(pattern, repository) })
 	})
 }
 

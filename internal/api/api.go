@@ -1,7 +1,7 @@
 // Package api serves kiln's HTTP API.
 //
 // It decides nothing: a request for a run becomes an event, and the answer is read from what the other
-// components stored. Every route needs a token; every body, list and stream is bounded. An answer that
+// components stored. Every route needs a token, and says what role; every body, list and stream is bounded. An answer that
 // is not a 2xx carries an apiclient.Error. The wire types are those of package apiclient.
 package api
 
@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"slices"
 	"time"
 
 	"kiln/internal/apiclient"
@@ -77,98 +76,6 @@ type Server struct {
 	ids run.Minter // of tasks
 }
 
-// Handler returns the handler of everything under /api/.
-func (s *Server) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+apiclient.PathRuns, s.route(s.submit))
-	mux.HandleFunc("GET "+apiclient.PathRuns, s.route(s.list))
-	mux.HandleFunc("GET "+apiclient.PathRuns+"/{id}", s.route(s.show))
-	mux.HandleFunc("GET "+apiclient.PathRuns+"/{id}/log", s.route(s.log))
-	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/cancel", s.route(s.cancel))
-	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/rerun", s.route(s.rerun))
-	mux.HandleFunc("GET "+apiclient.PathStatus, s.route(s.status))
-	mux.HandleFunc("POST "+apiclient.PathRuns+"/{id}/approve", s.route(s.approve))
-	mux.HandleFunc("GET "+apiclient.PathRuns+"/{id}/why", s.route(s.why))
-	mux.HandleFunc("GET "+apiclient.PathWhy, s.route(s.whyImage))
-	mux.HandleFunc("GET /api/v1/tasks/{name}/decisions", s.route(s.listDecisions))
-	mux.HandleFunc("GET "+apiclient.PathEvents, s.route(s.listEvents))
-	mux.HandleFunc("POST "+apiclient.PathEvents+"/{seq}/replay", s.route(s.replayEvent))
-	mux.HandleFunc("POST "+apiclient.PathReconcile, s.route(s.reconcile))
-	mux.HandleFunc("GET "+apiclient.PathCache, s.route(s.showCache))
-	mux.HandleFunc("POST "+apiclient.PathCachePrune, s.route(s.pruneCache))
-	s.handleTasks(mux)
-	mux.HandleFunc(apiclient.PathContexts+"/", s.guard(s.Contexts.ServeHTTP))
-	mux.HandleFunc(apiclient.PathContexts, s.guard(s.Contexts.ServeHTTP))
-	s.routeHooks(mux)
-	s.routeTokens(mux)
-	s.routeTargets(mux)
-	s.routeWebhooks(mux)
-	s.routeImages(mux)
-	s.routeWorkers(mux)
-	mux.HandleFunc("/api/", func(w http.ResponseWriter, r *http.Request) {
-		writeError(w, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
-			Message: fmt.Sprintf("no route %s %s", r.Method, r.URL.Path)})
-	})
-	return mux
-}
-
-type principalKey struct{}
-
-// guard lets only authenticated administrators pass.
-func (s *Server) guard(next http.HandlerFunc) http.HandlerFunc {
-	return s.guardFor(next, auth.RoleAdmin)
-}
-
-// guardFor lets only authenticated callers of some roles pass.
-func (s *Server) guardFor(next http.HandlerFunc, roles ...auth.Role) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		p, err := s.Keys.FromRequest(r, time.Now())
-		if err != nil && !errors.Is(err, auth.ErrToken) {
-			writeError(w, s.wireError(err))
-			return
-		}
-		if err != nil || p.Role == auth.RoleAnonymous {
-			w.Header().Set("WWW-Authenticate", `Bearer realm="kiln"`)
-			writeError(w, &apiclient.Error{Status: http.StatusUnauthorized, Code: apiclient.CodeUnauthorized,
-				Message: "token is missing, wrong or expired",
-				Remedy:  "set KILN_TOKEN to the content of " + auth.AdminTokenFile + " in the server's data directory"})
-			return
-		}
-		if !slices.Contains(roles, p.Role) {
-			writeError(w, &apiclient.Error{Status: http.StatusForbidden, Code: apiclient.CodeForbidden,
-				Message: fmt.Sprintf("%s may not use this part of the API", p.Name)})
-			return
-		}
-		next(w, r.WithContext(context.WithValue(r.Context(), principalKey{}, p)))
-	}
-}
-
-// route guards a handler, bounds its body, answers with the error it returns and tells how long that took.
-func (s *Server) route(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	return timing(s.guard(s.answering(h)))
-}
-
-// timing tells how long a handler took.
-func timing(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) { next(&timed{ResponseWriter: w, begin: time.Now()}, r) }
-}
-
-// answering bounds the body that a handler gets, and answers with the error it returns.
-func (s *Server) answering(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
-		err := h(w, r)
-		if err == nil {
-			return
-		}
-		e := s.wireError(err)
-		if e.Status == http.StatusInternalServerError {
-			s.Log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
-		}
-		writeError(w, e)
-	}
-}
-
 // wireError turns an error into what the client sees. What no case knows is ours and stays in the log.
 func (s *Server) wireError(err error) *apiclient.Error {
 	var e *apiclient.Error
@@ -179,6 +86,8 @@ func (s *Server) wireError(err error) *apiclient.Error {
 	case errors.As(err, &tooLarge):
 		return &apiclient.Error{Status: http.StatusRequestEntityTooLarge, Code: apiclient.CodeTooLarge,
 			Message: fmt.Sprintf("request is larger than %d bytes", tooLarge.Limit)}
+	case errors.Is(err, run.ErrLimit):
+		return forbidden("%s", err.Error())
 	case errors.Is(err, store.ErrNotFound):
 		return &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound, Message: err.Error()}
 	case errors.Is(err, bus.ErrFull):

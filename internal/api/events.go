@@ -45,7 +45,7 @@ func (s *Server) listEvents(w http.ResponseWriter, r *http.Request) error {
 		}
 		after = n
 	}
-	list, err := s.events(r.Context(), filter, after, limit, q.Get("wait") == "1")
+	list, err := s.events(r, filter, after, limit, q.Get("wait") == "1")
 	if err != nil {
 		return err
 	}
@@ -80,13 +80,13 @@ func (s *Server) backwards(ctx context.Context, after uint64, read func(from uin
 	}
 }
 
-// events returns the last events of a filter or, if it waits, the first after a place. Without a place
-// it begins to wait at the end.
-func (s *Server) events(ctx context.Context, filter string, after uint64, limit int, wait bool) ([]apiclient.EventRecord, error) {
-	list := []apiclient.EventRecord{}
+// events returns the last events of a filter that there are for who asks or, if it waits, the first after a place.
+// Without a place it begins to wait at the end.
+func (s *Server) events(r *http.Request, filter string, after uint64, limit int, wait bool) ([]apiclient.EventRecord, error) {
+	ctx, p, list := r.Context(), principal(r), []apiclient.EventRecord{}
 	take := func(seq uint64, data []byte) {
 		var ev event.Event
-		if json.Unmarshal(data, &ev) == nil {
+		if json.Unmarshal(data, &ev) == nil && seesEvent(p, ev) {
 			list = append(list, apiclient.EventRecord{Seq: seq, Event: withoutBody(ev)})
 		}
 	}
@@ -114,7 +114,7 @@ func (s *Server) events(ctx context.Context, filter string, after uint64, limit 
 	defer cancel()
 	err = s.Bus.Tail(waiting, bus.StreamEvents, filter, after, true, func(seq uint64, data []byte) bool {
 		take(seq, data)
-		return false
+		return len(list) == 0
 	})
 	return list, err
 }

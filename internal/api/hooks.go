@@ -39,18 +39,6 @@ var (
 	registryHost = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?$`)
 )
 
-func (s *Server) routeHooks(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+apiclient.PathHooks, s.route(s.createHook))
-	mux.HandleFunc("GET "+apiclient.PathHooks, s.route(s.listHooks))
-	one := apiclient.PathHooks + "/{hook}"
-	mux.HandleFunc("GET "+one, s.route(s.showHook))
-	mux.HandleFunc("DELETE "+one, s.route(s.deleteHook))
-	mux.HandleFunc("POST "+one+"/rotate", s.route(s.rotateHook))
-	mux.HandleFunc("POST "+one+"/enable", s.route(s.switchHook(false)))
-	mux.HandleFunc("POST "+one+"/disable", s.route(s.switchHook(true)))
-	mux.HandleFunc("POST "+one+"/check", s.route(s.checkHook))
-}
-
 func (s *Server) createHook(w http.ResponseWriter, r *http.Request) error {
 	var req apiclient.CreateHook
 	if err := decodeBody(r, &req); err != nil {

@@ -12,28 +12,6 @@ import (
 	"kiln/internal/registry"
 )
 
-// routeImages adds the routes about what the co-located registry holds.
-func (s *Server) routeImages(mux *http.ServeMux) {
-	mux.HandleFunc("GET "+apiclient.PathRepositories, s.imageRoute(s.repositories))
-	mux.HandleFunc("GET "+apiclient.PathManifests, s.imageRoute(s.manifests))
-	mux.HandleFunc("GET "+apiclient.PathReferrers, s.imageRoute(s.referrers))
-	mux.HandleFunc("GET "+apiclient.PathTags, s.imageRoute(s.tags))
-	mux.HandleFunc("POST "+apiclient.PathDelete, s.route(s.deleteImage))
-	mux.HandleFunc("POST "+apiclient.PathUntag, s.route(s.untag))
-	mux.HandleFunc("POST "+apiclient.PathLock, s.imageRoute(s.lock))
-	mux.HandleFunc("POST "+apiclient.PathRollback, s.imageRoute(s.rollback))
-	mux.HandleFunc("POST "+apiclient.PathCollect, s.route(s.collect))
-	mux.HandleFunc("POST "+apiclient.PathPurge, s.route(s.purge))
-	mux.HandleFunc("POST "+apiclient.PathImport, s.route(s.importImage))
-	mux.HandleFunc("POST "+apiclient.PathCheck, s.route(s.checkImages))
-}
-
-// imageRoute is route for what a token with a permission for the repository may do as well. The handler
-// checks that it has it.
-func (s *Server) imageRoute(h func(w http.ResponseWriter, r *http.Request) error) http.HandlerFunc {
-	return timing(s.guardFor(s.answering(h), auth.RoleAdmin, auth.RoleToken))
-}
-
 // permit refuses a request of who has no permission for a repository.
 func permit(r *http.Request, what event.Permission, repository string) error {
 	p := principal(r)

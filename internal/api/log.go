@@ -39,6 +39,9 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) error {
 	if id := r.PathValue("id"); err != nil && follow && run.ValidID(id) && !s.pastRetention(id) {
 		found, err = s.awaitRecord(r.Context(), id)
 	}
+	if err == nil && !seesRun(principal(r), found) {
+		err = s.noRun(found.ID)
+	}
 	if err != nil {
 		return err
 	}

@@ -21,16 +21,6 @@ const (
 	maxURL     = 2048
 )
 
-func (s *Server) routeTargets(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+apiclient.PathTargets, s.route(s.addTarget))
-	mux.HandleFunc("GET "+apiclient.PathTargets, s.route(s.listTargets))
-	mux.HandleFunc("GET "+apiclient.PathTargets+"/failed", s.route(s.listFailed))
-	mux.HandleFunc("POST "+apiclient.PathTargets+"/retry", s.route(s.retryFailed))
-	mux.HandleFunc("GET "+apiclient.PathTargets+"/{target}", s.route(s.showTarget))
-	mux.HandleFunc("DELETE "+apiclient.PathTargets+"/{target}", s.route(s.removeTarget))
-	mux.HandleFunc("POST "+apiclient.PathTargets+"/{target}/test", s.route(s.testTarget))
-}
-
 func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
 	var req apiclient.AddTarget
 	if err := decodeBody(r, &req); err != nil {

@@ -44,6 +44,9 @@ func (s *Server) submit(w http.ResponseWriter, r *http.Request) error {
 	if len(req.Spec.Secrets) > 0 {
 		return invalid("spec.secrets is set by the server; send secrets beside the spec")
 	}
+	if err := maySubmit(principal(r), &req.Spec); err != nil {
+		return err
+	}
 	if err := s.checkSpec(r.Context(), req); err != nil {
 		return err
 	}
@@ -73,6 +76,8 @@ func (s *Server) checkSpec(ctx context.Context, req apiclient.Submit) error {
 		e := invalid("the task is not valid")
 		e.Problems = append(problems(spec, false), problems(warnings, true)...)
 		return e
+	case errors.Is(err, run.ErrLimit):
+		return err
 	case err != nil:
 		return invalid("%s", err.Error())
 	}
@@ -133,6 +138,9 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request, req event.RunRe
 	if decision.Run == nil {
 		return &apiclient.Error{Status: http.StatusConflict, Code: apiclient.CodeConflict, Message: "no run: " + decision.Made.Reason}
 	}
+	if !seesRun(principal(r), *decision.Run) {
+		return conflict("somebody else has used the key already; take another one")
+	}
 	writeJSON(w, http.StatusCreated, public(s.latest(ctx, *decision.Run)))
 	return nil
 }
@@ -184,6 +192,9 @@ func (s *Server) listRuns(w http.ResponseWriter, r *http.Request, task string) e
 		return err
 	}
 	q.Task = task
+	if p := principal(r); p.Limited() {
+		q.Of = p.SeesTask
+	}
 	a := listings.Get().(*listing)
 	defer listings.Put(a)
 	if err := s.Index.Records(r.Context(), q, &a.page); err != nil {
@@ -285,8 +296,8 @@ func (s *Server) find(r *http.Request) (run.Run, error) {
 		return run.Run{}, s.noRun(id)
 	}
 	found, _, err := s.Store.Runs.Get(r.Context(), id)
-	if errors.Is(err, store.ErrNotFound) {
-		return found, s.noRun(id)
+	if errors.Is(err, store.ErrNotFound) || err == nil && !seesRun(principal(r), found) {
+		return run.Run{}, s.noRun(id)
 	}
 	return found, err
 }
@@ -359,6 +370,9 @@ func (s *Server) cancel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := mayHandle(r, found); err != nil {
+		return err
+	}
 	if found.State.Final() {
 		return &apiclient.Error{Status: http.StatusConflict, Code: apiclient.CodeConflict,
 			Message: "run " + found.ID + " has ended already: " + string(found.State)}
@@ -393,6 +407,9 @@ func (s *Server) rerun(w http.ResponseWriter, r *http.Request) error {
 	if found.TaskUID != "" {
 		return s.rerunTask(w, r, found, req)
 	}
+	if err := mayRepeat(r, found); err != nil {
+		return err
+	}
 	if req.Fresh {
 		return invalid("run %s is of no task, so it has no source that could be newer; submit it again", found.ID)
 	}
@@ -405,11 +422,20 @@ func (s *Server) rerun(w http.ResponseWriter, r *http.Request) error {
 			return invalid("the context of run %s is no longer stored; submit it again from its directory", found.ID)
 		}
 	}
+	if p := principal(r); p.Role != auth.RoleAdmin {
+		if err := maySubmit(p, &found.Spec); err != nil { // which it has been, by who had that name then
+			return err
+		}
+	}
 	return s.request(w, r, event.RunRequested{Key: req.Key, RerunOf: found.ID, Spec: found.Spec})
 }
 
 func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
-	writeJSON(w, http.StatusOK, s.Status(r.Context()))
+	st := s.Status(r.Context())
+	if principal(r).Role != auth.RoleAdmin { // how the server is made is not for all to know
+		st.DataDir, st.Checks = "", []apiclient.Check{}
+	}
+	writeJSON(w, http.StatusOK, st)
 	return nil
 }
 

@@ -29,6 +29,9 @@ func (s *Server) setSecret(w http.ResponseWriter, r *http.Request) error {
 	if err := task.ValidSecretName(name); err != nil {
 		return invalid("name of the secret: %s", err.Error())
 	}
+	if err := principal(r).Limits().MayUse(name); err != nil {
+		return err
+	}
 	switch {
 	case req.Value == "":
 		return invalid("secret %q: the value is empty", name)
@@ -50,9 +53,11 @@ func (s *Server) setSecret(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) listSecrets(w http.ResponseWriter, r *http.Request) error {
-	list := []apiclient.Secret{}
+	list, mine := []apiclient.Secret{}, principal(r).Limits()
 	err := s.Store.Secrets.List(r.Context(), func(e store.Entry[event.Secret]) bool {
-		list = append(list, apiclient.Secret{Name: e.Value.Name, Updated: e.Value.Updated})
+		if mine.MayUse(e.Value.Name) == nil {
+			list = append(list, apiclient.Secret{Name: e.Value.Name, Updated: e.Value.Updated})
+		}
 		return true
 	})
 	if err != nil {
@@ -65,6 +70,9 @@ func (s *Server) listSecrets(w http.ResponseWriter, r *http.Request) error {
 
 func (s *Server) removeSecret(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
+	if err := principal(r).Limits().MayUse(name); err != nil {
+		return err
+	}
 	_, revision, err := s.Store.Secrets.Get(r.Context(), event.Hash(name))
 	if errors.Is(err, store.ErrNotFound) {
 		return &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
@@ -83,7 +91,7 @@ func (s *Server) removeSecret(w http.ResponseWriter, r *http.Request) error {
 	}
 	var answer apiclient.SecretRemoved
 	err = s.Store.Tasks.List(r.Context(), func(e store.Entry[task.Task]) bool {
-		if slices.Contains(e.Value.Secrets(), name) {
+		if principal(r).SeesTask(e.Value.Name) && slices.Contains(e.Value.Secrets(), name) {
 			answer.UsedBy = append(answer.UsedBy, e.Value.Name)
 		}
 		return true

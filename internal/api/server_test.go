@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -44,6 +45,8 @@ type site struct {
 	store    *store.Store
 	identity secret.Identity
 	images   *registry.Store
+	keys     *auth.Keys
+	routes   []api.Route
 	admin    string // tokens
 	run      string
 }
@@ -82,8 +85,8 @@ func startWith(t *testing.T, tasks bool) *site {
 	_, err = x.Active(t.Context()) // waits until the index is read
 	check(t, err)
 	images := registrytest.Start(t)
-	s.images = images.Store
-	srv := httptest.NewServer((&api.Server{Bus: s.bus, Store: s.store, Index: x, Keys: keys, Recipient: s.identity.Recipient(), Log: log, KeepRuns: 90 * 24 * time.Hour,
+	s.images, s.keys = images.Store, keys
+	server := &api.Server{Bus: s.bus, Store: s.store, Index: x, Keys: keys, Recipient: s.identity.Recipient(), Log: log, KeepRuns: 90 * 24 * time.Hour,
 		Contexts:   http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }),
 		HasContext: func(_ context.Context, ref string) (bool, error) { return ref == known, nil },
 		Check: func(r run.Run, secrets map[string]string) (taskspec.Warnings, error) {
@@ -110,8 +113,22 @@ func startWith(t *testing.T, tasks bool) *site {
 		Purge: func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error) {
 			return images.Store.Purge(ctx, p, nil)
 		},
-		Status: func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
-	}).Handler())
+		Import: func(context.Context, apiclient.Import) (apiclient.Imported, error) {
+			return apiclient.Imported{}, store.ErrNotFound
+		},
+		Publisher:    func(context.Context, string) (string, error) { return "", store.ErrNotFound },
+		TokenDeleted: func(string, string) {},
+		Status:       func(context.Context) apiclient.Status { return apiclient.Status{Registry: "reg.test:5000"} },
+	}
+	s.routes = server.Routes()
+	keys.Stored = func(ctx context.Context, key string) (event.Token, error) {
+		stored, _, err := s.store.Tokens.Get(ctx, key)
+		if errors.Is(err, store.ErrNotFound) {
+			err = auth.ErrToken
+		}
+		return stored, err
+	}
+	srv := httptest.NewServer(server.Handler())
 	t.Cleanup(func() {
 		srv.Close()
 		cancel()

@@ -29,6 +29,9 @@ func (s *Server) runTask(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if err := mayAsk(principal(r), t, req); err != nil {
+		return err
+	}
 	if err := s.checkAsk(&t, &req, r.Header.Get(apiclient.HeaderIdempotencyKey)); err != nil {
 		return err
 	}
@@ -83,6 +86,8 @@ func (s *Server) checkAsked(t task.Task, req apiclient.TaskRun) error {
 	switch {
 	case errors.As(err, &errs):
 		return invalidTask(problems(errs, false))
+	case errors.Is(err, run.ErrLimit):
+		return err
 	case err != nil:
 		return invalid("%s", err.Error())
 	}

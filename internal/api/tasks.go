@@ -29,26 +29,15 @@ const (
 // anyCommit stands for the commit while a task is checked.
 var anyCommit = strings.Repeat("0", 40)
 
-// handleTasks adds the routes of tasks and secrets.
-func (s *Server) handleTasks(mux *http.ServeMux) {
-	const one = apiclient.PathTasks + "/{name}"
-	mux.HandleFunc("GET "+apiclient.PathTasks, s.route(s.listTasks))
-	mux.HandleFunc("POST "+apiclient.PathTasks, s.route(s.createTask))
-	mux.HandleFunc("GET "+one, s.route(s.showTask))
-	mux.HandleFunc("PUT "+one, s.route(s.replaceTask))
-	mux.HandleFunc("DELETE "+one, s.route(s.deleteTask))
-	mux.HandleFunc("GET "+one+"/runs", s.route(s.listTaskRuns))
-	mux.HandleFunc("POST "+one+"/runs", s.route(s.runTask))
-	mux.HandleFunc("GET "+apiclient.PathSecrets, s.route(s.listSecrets))
-	mux.HandleFunc("PUT "+apiclient.PathSecrets+"/{name}", s.route(s.setSecret))
-	mux.HandleFunc("DELETE "+apiclient.PathSecrets+"/{name}", s.route(s.removeSecret))
-}
-
 func (s *Server) createTask(w http.ResponseWriter, r *http.Request) error {
 	var t task.Task
 	if err := decodeBody(r, &t); err != nil {
 		return err
 	}
+	if err := mayWrite(principal(r), &t); err != nil {
+		return err
+	}
+	t.Limits = principal(r).Limits()
 	warnings, err := s.checkTask(r.Context(), &t)
 	if err != nil {
 		return err
@@ -102,9 +91,14 @@ func (s *Server) replaceTask(w http.ResponseWriter, r *http.Request) error {
 	if err := matches(r, old, revision); err != nil {
 		return err
 	}
+	if err := mayWrite(principal(r), &t); err != nil {
+		return err
+	}
 	if t.UID != "" && t.UID != old.UID {
 		return changed(http.StatusConflict, old.Name, "was deleted, and created again, since it was read")
 	}
+	t.Normalize()
+	t.Limits = limitsOf(principal(r), &t, &old)
 	warnings, err := s.checkTask(r.Context(), &t)
 	if err != nil {
 		return err
@@ -164,8 +158,8 @@ func answerTask(w http.ResponseWriter, status int, t task.Task, revision uint64,
 func (s *Server) task(r *http.Request) (task.Task, uint64, error) {
 	name := r.PathValue("name")
 	t, revision, err := s.Store.Tasks.Get(r.Context(), store.TaskKey(name))
-	if errors.Is(err, store.ErrNotFound) {
-		return t, 0, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
+	if errors.Is(err, store.ErrNotFound) || err == nil && !principal(r).SeesTask(t.Name) {
+		return task.Task{}, 0, &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
 			Message: "no task " + strconv.Quote(name), Remedy: "list the tasks with `kiln task list`"}
 	}
 	return t, revision, err
@@ -234,6 +228,8 @@ func (s *Server) checkStep(t *task.Task) ([]apiclient.Problem, error) {
 	switch {
 	case errors.As(err, &errs):
 		return nil, invalidTask(append(problems(errs, false), problems(warnings, true)...))
+	case errors.Is(err, run.ErrLimit):
+		return nil, err
 	case err != nil:
 		return nil, invalidTask([]apiclient.Problem{{Property: "step", Message: err.Error()}})
 	}
@@ -282,7 +278,7 @@ func (s *Server) listTasks(w http.ResponseWriter, r *http.Request) error {
 	}
 	after, all := task.NameKey(q.Get("after")), []apiclient.Task{}
 	err := s.Store.Tasks.List(r.Context(), func(e store.Entry[task.Task]) bool {
-		if task.NameKey(e.Value.Name) > after {
+		if task.NameKey(e.Value.Name) > after && principal(r).SeesTask(e.Value.Name) {
 			all = append(all, apiclient.Task{Task: outline(e.Value), Revision: e.Revision})
 		}
 		return true

@@ -17,14 +17,6 @@ import (
 // maxTokenLife bounds the life of a token that ends, in seconds.
 const maxTokenLife = 100 * 365 * 24 * 3600
 
-func (s *Server) routeTokens(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+apiclient.PathTokens, s.route(s.createToken))
-	mux.HandleFunc("GET "+apiclient.PathTokens, s.route(s.listTokens))
-	one := apiclient.PathTokens + "/{name}"
-	mux.HandleFunc("GET "+one, s.route(s.showToken))
-	mux.HandleFunc("DELETE "+one, s.route(s.deleteToken))
-}
-
 func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	var req apiclient.CreateToken
 	if err := decodeBody(r, &req); err != nil {
@@ -33,21 +25,19 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err := auth.ValidTokenName(req.Name); err != nil {
 		return invalid("name of the token: %s", err.Error())
 	}
-	grants, err := auth.NormalizeAll(req.Grants)
-	if err != nil {
+	t := event.Token{Name: req.Name, Grants: req.Grants, Tasks: req.Tasks}
+	if err := auth.SetRole(&t, auth.Role(req.Role)); err != nil {
 		return invalid("%s", err.Error())
 	}
 	if req.Seconds < 0 || req.Seconds > maxTokenLife {
 		return invalid("seconds %d: want 0 to %d", req.Seconds, maxTokenLife)
 	}
-	now := time.Now().UTC().Truncate(time.Second)
-	var expires time.Time
+	t.Created = time.Now().UTC().Truncate(time.Second)
 	if req.Seconds > 0 {
-		expires = now.Add(time.Duration(req.Seconds) * time.Second)
+		t.Expires = t.Created.Add(time.Duration(req.Seconds) * time.Second)
 	}
-	password, t := auth.NewToken(req.Name, grants, expires)
-	t.Created = now
-	_, err = s.Store.Tokens.Create(r.Context(), auth.TokenKey(t.Name), t)
+	password, t := auth.NewToken(t)
+	_, err := s.Store.Tokens.Create(r.Context(), auth.TokenKey(t.Name), t)
 	if errors.Is(err, store.ErrConflict) {
 		return &apiclient.Error{Status: http.StatusConflict, Code: apiclient.CodeConflict,
 			Message: fmt.Sprintf("there is a token %q", t.Name), Remedy: "take another name, or delete that one with `kiln token delete " + t.Name + "`"}
@@ -55,21 +45,32 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	made := publicToken(t)
+	made := publicToken(t, event.TokenUse{})
 	made.Password = password
 	writeJSON(w, http.StatusCreated, made)
 	return nil
 }
 
-// publicToken is what is told of a token.
-func publicToken(t event.Token) apiclient.Token {
-	return apiclient.Token{Name: t.Name, Grants: t.Grants, Created: t.Created, Expires: t.Expires}
+// publicToken is what is told of a token. The use is that of the token with its name that was used last.
+func publicToken(t event.Token, use event.TokenUse) apiclient.Token {
+	told := apiclient.Token{Name: t.Name, ID: t.ID, Role: t.Role, Tasks: t.Tasks, Grants: t.Grants, Created: t.Created, Expires: t.Expires}
+	if use.ID == t.ID {
+		told.Used = use.Time
+	}
+	return told
 }
 
 func (s *Server) listTokens(w http.ResponseWriter, r *http.Request) error {
-	list := []apiclient.Token{}
-	err := s.Store.Tokens.List(r.Context(), func(e store.Entry[event.Token]) bool {
-		list = append(list, publicToken(e.Value))
+	list, uses := []apiclient.Token{}, map[string]event.TokenUse{}
+	err := s.Store.TokenUse.List(r.Context(), func(e store.Entry[event.TokenUse]) bool {
+		uses[e.Key] = e.Value
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	err = s.Store.Tokens.List(r.Context(), func(e store.Entry[event.Token]) bool {
+		list = append(list, publicToken(e.Value, uses[e.Key]))
 		return true
 	})
 	slices.SortFunc(list, func(a, b apiclient.Token) int { return strings.Compare(a.Name, b.Name) })
@@ -89,7 +90,14 @@ func (s *Server) token(r *http.Request) (event.Token, uint64, error) {
 
 func (s *Server) showToken(w http.ResponseWriter, r *http.Request) error {
 	t, _, err := s.token(r)
-	return answer(w, publicToken(t), err)
+	if err != nil {
+		return err
+	}
+	use, _, err := s.Store.TokenUse.Get(r.Context(), auth.TokenKey(t.Name))
+	if errors.Is(err, store.ErrNotFound) {
+		err = nil
+	}
+	return answer(w, publicToken(t, use), err)
 }
 
 func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request) error {
@@ -106,5 +114,5 @@ func (s *Server) deleteToken(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.TokenDeleted(auth.TokenKey(t.Name), t.ID)
-	return answer(w, publicToken(t), nil)
+	return answer(w, publicToken(t, event.TokenUse{}), nil)
 }

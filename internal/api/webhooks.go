@@ -25,16 +25,6 @@ const (
 	maxHeader  = 8 << 10 // bytes of all of them
 )
 
-func (s *Server) routeWebhooks(mux *http.ServeMux) {
-	mux.HandleFunc("POST "+apiclient.PathWebhooks, s.route(s.createWebhook))
-	mux.HandleFunc("GET "+apiclient.PathWebhooks, s.route(s.listWebhooks))
-	mux.HandleFunc("GET "+apiclient.PathWebhooks+"/{webhook}", s.route(s.showWebhook))
-	mux.HandleFunc("PATCH "+apiclient.PathWebhooks+"/{webhook}", s.route(s.updateWebhook))
-	mux.HandleFunc("DELETE "+apiclient.PathWebhooks+"/{webhook}", s.route(s.deleteWebhook))
-	mux.HandleFunc("POST "+apiclient.PathWebhooks+"/{webhook}/ping", s.route(s.pingWebhook))
-	mux.HandleFunc("GET "+apiclient.PathWebhooks+"/{webhook}/events", s.route(s.webhookEvents))
-}
-
 // A webhook is a target of notifications that is told of images in words of its own.
 func (s *Server) createWebhook(w http.ResponseWriter, r *http.Request) error {
 	var req apiclient.SetWebhook

@@ -27,7 +27,7 @@ func (s *Server) why(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	why, err := s.explain(r.Context(), found, map[string]bool{})
+	why, err := s.explain(r, found, map[string]bool{})
 	if err != nil {
 		return err
 	}
@@ -46,6 +46,9 @@ func (s *Server) whyImage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	found, _, err := s.Store.Runs.Get(r.Context(), id)
+	if err == nil && !seesRun(principal(r), found) {
+		return s.noRun(id)
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return &apiclient.Error{Status: http.StatusNotFound, Code: apiclient.CodeNotFound,
 			Message: fmt.Sprintf("%s was published by run %s, whose record is not kept any more", ref, id)}
@@ -53,7 +56,7 @@ func (s *Server) whyImage(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	why, err := s.explain(r.Context(), found, map[string]bool{})
+	why, err := s.explain(r, found, map[string]bool{})
 	if err != nil {
 		return err
 	}
@@ -62,8 +65,9 @@ func (s *Server) whyImage(w http.ResponseWriter, r *http.Request) error {
 }
 
 // explain follows a run back to its decision, event and the runs that published what had moved. What is not
-// stored any more is left out.
-func (s *Server) explain(ctx context.Context, r run.Run, seen map[string]bool) (apiclient.Why, error) {
+// stored any more, or not for who asks to see, is left out.
+func (s *Server) explain(req *http.Request, r run.Run, seen map[string]bool) (apiclient.Why, error) {
+	ctx := req.Context()
 	why := apiclient.Why{Run: public(r)}
 	seen[r.ID] = true
 	d, err := s.decisionOf(ctx, r)
@@ -87,13 +91,13 @@ func (s *Server) explain(ctx context.Context, r run.Run, seen map[string]bool) (
 		return why, nil
 	}
 	base, _, err := s.Store.Runs.Get(ctx, image.Run)
-	if errors.Is(err, store.ErrNotFound) {
+	if errors.Is(err, store.ErrNotFound) || err == nil && !seesRun(principal(req), base) {
 		return why, nil
 	}
 	if err != nil {
 		return why, err
 	}
-	up, err := s.explain(ctx, base, seen)
+	up, err := s.explain(req, base, seen)
 	why.Upstream = append(why.Upstream, up)
 	return why, err
 }
@@ -209,8 +213,8 @@ func (s *Server) approve(w http.ResponseWriter, r *http.Request) error {
 		return conflict("run %s has ended already: %s", found.ID, found.State)
 	}
 	by := principal(r).Name
-	if a := cmp.Or(found.Cause.AuthorID, found.Cause.Author); a != "" {
-		// From now on the author is trusted in this repository.
+	if a := cmp.Or(found.Cause.AuthorID, found.Cause.Author); a != "" && !principal(r).Limited() {
+		// From now on the author is trusted in this repository, by all its tasks.
 		if _, err := s.Store.Trusted.Put(r.Context(), event.TrustKey(found.Cause.Repository, a), by); err != nil {
 			return err
 		}

@@ -15,13 +15,6 @@ import (
 	"kiln/internal/store"
 )
 
-// routeWorkers adds the routes about workers.
-func (s *Server) routeWorkers(mux *http.ServeMux) {
-	mux.HandleFunc("GET "+apiclient.PathWorkers, s.route(s.listWorkers))
-	mux.HandleFunc("POST "+apiclient.PathWorkers+"/{worker}/drain", s.route(s.drainWorker))
-	mux.HandleFunc("POST "+apiclient.PathWorkers+"/{worker}/undrain", s.route(s.undrainWorker))
-}
-
 func (s *Server) listWorkers(w http.ResponseWriter, r *http.Request) error {
 	list, err := s.workers(r.Context())
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"kiln/internal/event"
 )
 
-// PathTokens is where tokens for the registry are: POST CreateToken -> 201 Token; GET -> Tokens.
+// PathTokens is where tokens are: POST CreateToken -> 201 Token; GET -> Tokens.
 const PathTokens = "/api/v1/tokens"
 
 // TokenPath is the path of one token: GET -> Token; DELETE -> Token as it was.
@@ -17,18 +17,29 @@ func TokenPath(name string) string { return PathTokens + "/" + url.PathEscape(na
 
 // A CreateToken asks for a token.
 type CreateToken struct {
-	Name   string        `json:"name"`
-	Grants []event.Grant `json:"grants"`
+	Name string `json:"name"`
+	// Role is admin, author, runner or reader; empty makes a token for nothing but images. Tasks are names of tasks,
+	// or with a "*" at the end beginnings of names, that a token with a role is for; none means all.
+	Role  string   `json:"role,omitempty"`
+	Tasks []string `json:"tasks,omitempty"`
+	// Grants are the permissions for repositories. With a role one without permissions gets those of the role, and no
+	// grants mean those of the role for all repositories.
+	Grants []event.Grant `json:"grants,omitempty"`
 	// Seconds is how long it is good for; 0 means until it is deleted.
 	Seconds int64 `json:"seconds,omitempty"`
 }
 
-// A Token is what may be done with repositories of the co-located registry by who has its password.
+// A Token is what may be done by who has its password.
 type Token struct {
 	Name    string        `json:"name"`
+	ID      string        `json:"id"`
+	Role    string        `json:"role,omitempty"`
+	Tasks   []string      `json:"tasks,omitempty"`
 	Grants  []event.Grant `json:"grants"`
 	Created time.Time     `json:"created"`
 	Expires time.Time     `json:"expires,omitzero"` // zero for never
+	// Used is when it was used last, about a minute exactly; zero if it was not, or not for a year.
+	Used time.Time `json:"used,omitzero"`
 	// Password is set in the answer to its creation only.
 	Password string `json:"password,omitempty"`
 }

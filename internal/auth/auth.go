@@ -2,7 +2,7 @@
 //
 // A caller shows one of three kinds of tokens. The admin token is random, kept in a file of mode 0600 that
 // the local command line finds, and may do everything. Tokens that administrators make have permissions
-// for repositories; of them only a hash is stored. Statements are signed (HMAC-SHA256), expire soon and
+// for repositories, and a role if they are good for more than images; of them only a hash is stored. Statements are signed (HMAC-SHA256), expire soon and
 // need no storage: runs get them, and clients of the registry, in exchange for one of the others. What a
 // statement permits is no more than what it was made from does; one that was made from a stored token ends
 // with that token. Tokens are compared in constant time and never logged.
@@ -34,6 +34,9 @@ type Role string
 // Roles.
 const (
 	RoleAdmin     Role = "admin"     // everything
+	RoleAuthor    Role = "author"    // what RoleRunner may; writes tasks and secrets, and builds what it likes
+	RoleRunner    Role = "runner"    // what RoleReader may; runs tasks as they are
+	RoleReader    Role = "reader"    // looks at tasks and runs
 	RoleRun       Role = "run"       // pulls, and stages images; of one attempt, also publishes
 	RoleServer    Role = "server"    // another process of the same server: reads, raises fences
 	RoleToken     Role = "token"     // what its token has permissions for
@@ -48,6 +51,8 @@ type Principal struct {
 	// Grants are what it may do, unless it is an administrator.
 	Grants  []event.Grant `json:"grants,omitempty"`
 	Expires time.Time     `json:"exp,omitzero"`
+	// Tasks are names and patterns of the tasks that there are for it; none means all.
+	Tasks []string `json:"-"`
 
 	// Run is the run that it may publish for, empty for none.
 	Run string `json:"run,omitempty"`
@@ -59,6 +64,14 @@ type Principal struct {
 	Refused   []event.Grant `json:"refused,omitempty"`
 	Catalog   []event.Grant `json:"catalog,omitempty"`
 	Anonymous bool          `json:"anonymous,omitempty"`
+}
+
+// TokenID is the ID of the stored token that p is, or was made from; empty for none.
+func (p Principal) TokenID() string {
+	if p.Token == nil {
+		return ""
+	}
+	return p.Token.ID
 }
 
 // A tokenRef names a stored token.
@@ -121,6 +134,8 @@ type Keys struct {
 	// Stored returns the record of the token with a key, or ErrToken if there is none. It is set before
 	// the first use; nil means that there are no such tokens.
 	Stored func(ctx context.Context, key string) (event.Token, error)
+	// Used is told, at each use, which stored token was used and when. It does not block. Nil is told nothing.
+	Used func(key, id string, now time.Time)
 	// Anonymous is what callers without a token may do.
 	Anonymous []event.Grant
 	// PublicURL is an address of the server that clients use, if TLS ends in front of it.

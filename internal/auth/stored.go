@@ -32,11 +32,12 @@ func ValidTokenName(name string) error {
 	return nil
 }
 
-// NewToken returns a token that nobody has and the record to store of it, without the time of its creation.
-func NewToken(name string, grants []event.Grant, expires time.Time) (string, event.Token) {
-	token := storedPrefix + TokenKey(name) + "_" + rand.Text()
+// NewToken returns a token that nobody has, and the record to store of it: t with an ID and the token's hash.
+func NewToken(t event.Token) (string, event.Token) {
+	token := storedPrefix + TokenKey(t.Name) + "_" + rand.Text()
 	hash := sha256.Sum256([]byte(token))
-	return token, event.Token{Name: name, ID: rand.Text()[:12], Hash: hash[:], Grants: grants, Expires: expires}
+	t.ID, t.Hash = rand.Text()[:12], hash[:]
+	return token, t
 }
 
 // verifyStored returns who shows a token that is stored; hash is the token's.
@@ -49,7 +50,12 @@ func (k *Keys) verifyStored(ctx context.Context, token string, hash []byte, now 
 	case subtle.ConstantTimeCompare(hash, t.Hash) != 1 || expired(t, now):
 		return Principal{}, ErrToken
 	}
-	return Principal{Name: "token " + t.Name, Role: RoleToken, Grants: t.Grants, Expires: t.Expires, Token: &tokenRef{key, t.ID}}, nil
+	k.used(key, t.ID, now)
+	role := RoleToken
+	if t.Role != "" {
+		role = Role(t.Role)
+	}
+	return Principal{Name: "token " + t.Name, Role: role, Grants: t.Grants, Tasks: t.Tasks, Expires: t.Expires, Token: &tokenRef{key, t.ID}}, nil
 }
 
 // stillThere returns ErrToken if a token was deleted or has expired.
@@ -58,7 +64,16 @@ func (k *Keys) stillThere(ctx context.Context, ref tokenRef, now time.Time) erro
 	if err == nil && (t.ID != ref.ID || expired(t, now)) {
 		return ErrToken
 	}
+	if err == nil {
+		k.used(ref.Key, ref.ID, now)
+	}
 	return err
+}
+
+func (k *Keys) used(key, id string, now time.Time) {
+	if k.Used != nil {
+		k.Used(key, id, now)
+	}
 }
 
 func (k *Keys) stored(ctx context.Context, key string) (event.Token, error) {

@@ -30,9 +30,20 @@ type Grant struct {
 type Token struct {
 	Name string `json:"name"`
 	// ID tells it from an earlier token of the same name.
-	ID      string    `json:"id"`
-	Hash    []byte    `json:"hash"` // SHA-256 of the token
-	Grants  []Grant   `json:"grants"`
+	ID     string  `json:"id"`
+	Hash   []byte  `json:"hash"` // SHA-256 of the token
+	Grants []Grant `json:"grants"`
+	// Role is what it may do with the API, as the package auth names it; empty for nothing but images.
+	Role string `json:"role,omitempty"`
+	// Tasks are the names, or with a "*" at the end the beginnings of names, of the tasks that it is for; none
+	// means all.
+	Tasks   []string  `json:"tasks,omitempty"`
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires,omitzero"` // zero for never
+}
+
+// A TokenUse is the record of the last use of a token.
+type TokenUse struct {
+	ID   string    `json:"id"`   // of the token
+	Time time.Time `json:"time"` // about a minute exactly
 }

@@ -14,10 +14,11 @@ type filter struct {
 	states         []uint8
 	cause, lane    *uint32
 	task, uid, ref *uint32
-	low, high      uint64     // of the commit
-	id, idMask     key        // bits that the ID has
-	terms          [][]uint32 // of each one is needed
-	masks          []mask     // of the first of them
+	of             map[uint32]bool // tasks, any of them; nil for all
+	low, high      uint64          // of the commit
+	id, idMask     key             // bits that the ID has
+	terms          [][]uint32      // of each one is needed
+	masks          []mask          // of the first of them
 }
 
 // filter translates q; ok is false if no run can match.
@@ -38,6 +39,14 @@ func (t *table) filter(q Query) (f filter, ok bool) {
 	f.cause = number(&t.small, q.Cause, &ok)
 	f.lane = number(&t.small, q.Lane, &ok)
 	f.task = number(&t.names, task.NameKey(q.Task), &ok)
+	if q.Of != nil {
+		f.of = map[uint32]bool{}
+		for name, n := range t.names.numbers {
+			if q.Of(name) { // it may be no name of a task, then no row has it as such
+				f.of[n] = true
+			}
+		}
+	}
 	f.uid = number(&t.names, q.TaskUID, &ok)
 	f.ref = number(&t.names, shortRef(q.Ref), &ok)
 	if commit := strings.ToLower(q.Commit); commit != "" {
@@ -168,6 +177,7 @@ func (f *filter) match(c *columns, i int) bool {
 		f.cause != nil && *f.cause != uint32(k.cause),
 		f.lane != nil && *f.lane != uint32(k.lane),
 		f.task != nil && *f.task != c.task[i],
+		f.of != nil && !f.of[c.task[i]],
 		f.uid != nil && *f.uid != c.uid[i],
 		f.ref != nil && *f.ref != c.ref[i],
 		c.commit[i] < f.low || c.commit[i] > f.high,

@@ -18,7 +18,8 @@ type Query struct {
 	Before string // a run ID: only runs older than it
 	Limit  int    // at most this many; 1 to 1000
 
-	Task    string // name of the task
+	Task    string                 // name of the task
+	Of      func(task string) bool // told the key of a name: whether runs of that task are asked for; "" is none
 	TaskUID string
 	States  []run.State // any of them
 	Cause   string      // its kind

@@ -39,6 +39,12 @@ func (h *handler) finishRun(w http.ResponseWriter, r *http.Request, rt route) er
 	return nil
 }
 
+// A Guardian is an Authorizer that knows what each run may publish.
+type Guardian interface {
+	// MayPublish returns an error as Authorize does if a run may not publish something.
+	MayPublish(r *http.Request, p Publication) error
+}
+
 func (h *handler) publish(w http.ResponseWriter, r *http.Request, rt route) error {
 	var p Publication
 	if err := readJSON(w, r, &p); err != nil {
@@ -46,6 +52,11 @@ func (h *handler) publish(w http.ResponseWriter, r *http.Request, rt route) erro
 	}
 	if p.Run != rt.ref {
 		return fmt.Errorf("%w: a publication for run %s is sent as one for run %s", ErrInvalid, p.Run, rt.ref)
+	}
+	if g, ok := h.auth.(Guardian); ok {
+		if err := g.MayPublish(r, p); err != nil {
+			return err
+		}
 	}
 	out, err := h.s.Publish(r.Context(), p)
 	if err != nil {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,6 +22,17 @@ const (
 	Control Action = "control" // raise fences, finish runs
 	Publish Action = "publish" // publish for a run, the ID of which is in the place of the repository
 )
+
+// Actions are all of them.
+func Actions() []Action {
+	found := map[Action]bool{}
+	for _, methods := range endpoints {
+		for _, e := range methods {
+			found[e.action] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
+}
 
 // An Authorizer decides what a request may do. It returns nil, or an error that wraps
 // ErrUnauthenticated (the caller should say who it is) or ErrDenied. A Pull of the empty repository

@@ -125,6 +125,8 @@ type Spec struct {
 	Restricted bool `json:"restricted,omitempty"`
 	// Concurrency is how many runs of the task may be executed at once; 0 means any number.
 	Concurrency int `json:"concurrency,omitempty"`
+	// Limits are set by the server: what the run may do on behalf of its author.
+	Limits *Limits `json:"limits,omitempty"`
 }
 
 // SecretRefs are names of secrets, by what they are used for.

@@ -41,6 +41,8 @@ type Store struct {
 	Trusted Bucket[string]             // who is trusted, by event.Hash of repository and author: who said so
 	Targets Bucket[event.Target]       // by ID
 	Tokens  Bucket[event.Token]        // by auth.TokenKey of the name
+	// TokenUse is when tokens were used last, by their keys. A token that was not used for a year has no record.
+	TokenUse Bucket[event.TokenUse]
 	// Undelivered are notifications that were given up, by target and hash of the event's ID.
 	Undelivered Bucket[event.Undelivered]
 	Leases      Bucket[event.Lease]  // by run ID; a key expires LeaseTTL after its last write
@@ -103,6 +105,7 @@ func open(ctx context.Context, js buckets, leaseTTL time.Duration, alive jetstre
 		s.Links.open(ctx, js, jetstream.KeyValueConfig{Bucket: "links"}),
 		s.Trusted.open(ctx, js, jetstream.KeyValueConfig{Bucket: "trusted"}),
 		s.Tokens.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tokens"}),
+		s.TokenUse.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tokenuse", TTL: 365 * 24 * time.Hour}),
 		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "targets"}),
 		s.Undelivered.open(ctx, js, jetstream.KeyValueConfig{Bucket: "undelivered", TTL: 30 * 24 * time.Hour, MaxBytes: 256 << 20}),
 		s.Drains.open(ctx, js, jetstream.KeyValueConfig{Bucket: "drains"}),

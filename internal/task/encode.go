@@ -17,7 +17,7 @@ import (
 )
 
 // Encode writes tasks as a YAML file that [Decode] reads back as the same tasks, except for what the
-// server sets: UID and times. Properties are in a fixed order, empty ones are left out.
+// server sets: UID, times and limits. Properties are in a fixed order, empty ones are left out.
 func Encode(tasks ...*Task) ([]byte, error) {
 	if len(tasks) == 0 {
 		return nil, nil
@@ -126,10 +126,19 @@ func (t *Task) Hash() string {
 	definition := *t
 	definition.UID = ""
 	definition.Created, definition.Updated = time.Time{}, time.Time{}
+	definition.Limits = nil
 	data, err := json.Marshal(definition)
 	if err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:16])
+}
+
+// WorkHash returns a digest of what runs of the task execute: the definition without its triggers and whether
+// it is enabled.
+func (t *Task) WorkHash() string {
+	work := *t
+	work.Status, work.Triggers = "", Triggers{}
+	return work.Hash()
 }

@@ -37,7 +37,7 @@ func (t *Task) Spec(in Inputs) (run.Spec, error) {
 	}
 	s := run.Spec{Context: c.String(), Ref: in.Ref, Platform: t.Platform, Timeout: time.Duration(t.Timeout),
 		Refs: t.secretRefs(in.Restricted), Pins: in.Pins, Pool: t.Pool, CPU: t.CPU, Memory: int64(t.Memory),
-		Privileged: t.AllowPrivileged && !in.Restricted, Restricted: in.Restricted, Concurrency: t.Concurrency}
+		Privileged: t.AllowPrivileged && !in.Restricted, Restricted: in.Restricted, Concurrency: t.Concurrency, Limits: t.Limits}
 	switch {
 	case t.Step.Build != nil:
 		b := t.Step.Build

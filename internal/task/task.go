@@ -10,6 +10,7 @@ package task
 import (
 	"time"
 
+	"kiln/internal/run"
 	"kiln/taskspec"
 )
 
@@ -59,6 +60,8 @@ type Task struct {
 	Triggers    Triggers     `json:"triggers"`
 	Created     time.Time    `json:"created,omitzero" yaml:"-"`
 	Updated     time.Time    `json:"updated,omitzero" yaml:"-"`
+	// Limits are set by the server: what runs of the task may do on behalf of who wrote it.
+	Limits *run.Limits `json:"limits,omitempty" yaml:"-"`
 }
 
 // A Step is what a run executes. Exactly one of its fields is set.

@@ -69,6 +69,7 @@ func (a registryAccess) Authorize(r *http.Request, repository string, action reg
 	default:
 		err = auth.ErrDenied
 	}
+	noteAccess(r, p, err)
 	return a.refusal(r, p, repository, action, err)
 }
 

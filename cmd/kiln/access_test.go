@@ -24,10 +24,12 @@ import (
 
 	"kiln/internal/api"
 	"kiln/internal/apiclient"
+	"kiln/internal/audit"
 	"kiln/internal/auth"
 	"kiln/internal/event"
 	"kiln/internal/natstest"
 	"kiln/internal/registry"
+	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
@@ -52,22 +54,27 @@ func newGate(t *testing.T, anonymous ...string) *gate {
 	images, err := registry.Open(filepath.Join(dir, "registry"), registry.Options{Reserve: -1})
 	must(t, err)
 	g := &gate{keys: keys, admin: strings.TrimSpace(string(token))}
-	g.store, err = store.Open(t.Context(), natstest.Start(t).JetStream(), time.Minute)
+	b := natstest.Start(t)
+	g.store, err = store.Open(t.Context(), b.JetStream(), time.Minute)
 	must(t, err)
+	identity, err := secret.NewIdentity()
+	must(t, err)
+	recorded := audit.New(b, slog.New(slog.DiscardHandler))
 	book := newTokenBook(g.store, slog.Default())
 	book.attach(keys)
 	g.uses = book.uses
 	ctx, cancel := context.WithCancel(t.Context())
-	followed := make(chan error, 1)
+	followed := make(chan error, 2)
 	go func() { followed <- book.run(ctx) }()
-	mux := mount(registryEntrances(images, keys, g.store)...)
-	mux.Handle("/api/", (&api.Server{Keys: keys, Store: g.store, Registry: images, TokenDeleted: book.forget, Contexts: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
+	go func() { followed <- recorded.Run(ctx) }()
+	mux := mount(registryEntrances(images, keys, g.store, recorded)...)
+	mux.Handle("/api/", (&api.Server{Bus: b, Recipient: identity.Recipient(), Keys: keys, Store: g.store, Audit: recorded, Registry: images, TokenDeleted: book.forget, Contexts: http.NotFoundHandler(), Log: slog.New(slog.DiscardHandler),
 		Status: func(context.Context) apiclient.Status { return apiclient.Status{} }}).Handler())
 	g.Server = httptest.NewServer(mux)
 	t.Cleanup(func() {
 		g.Close()
 		cancel()
-		if err := <-followed; err != nil {
+		if err := errors.Join(<-followed, <-followed); err != nil {
 			t.Error(err)
 		}
 		if err := images.Close(); err != nil {

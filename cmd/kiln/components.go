@@ -24,7 +24,7 @@ func (n *node) components() []func(context.Context) error {
 	if n.onlyWorks() {
 		return all
 	}
-	add(n.tokens.run, func(ctx context.Context) error { return n.index.Run(ctx, &n.store.Runs) })
+	add(n.tokens.run, n.audit.Run, func(ctx context.Context) error { return n.index.Run(ctx, &n.store.Runs) })
 	if n.registry != nil {
 		add(n.keepClaim, n.answerPurges,
 			func(ctx context.Context) error { return n.registry.Relay(ctx, n.relay) },

@@ -52,7 +52,7 @@ func (c *cli) checks(ctx context.Context) []apiclient.Check {
 	}
 	checks = append(checks, apiclient.Check{
 		Name: "server", OK: true,
-		Detail: fmt.Sprintf("version %s, since %s, registry %s, data in %s", s.Version, clock(s.Started), s.Registry, s.DataDir),
+		Detail: fmt.Sprintf("version %s, since %s, registry %s, data in %s", s.Version, clock(s.Started), s.Registry, orDash(s.DataDir)),
 	})
 	same := apiclient.Check{Name: "versions", OK: s.Version == version(), Detail: "client and server are " + version()}
 	if !same.OK {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"kiln/internal/audit"
 	"kiln/internal/auth"
 	"kiln/internal/registry"
 	"kiln/internal/store"
@@ -44,7 +45,7 @@ func mount(all ...entrance) *http.ServeMux {
 func (n *node) entrances() []entrance {
 	all := []entrance{{"GET /healthz", everybody, plainly(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })}}
 	if n.registry != nil {
-		all = append(all, registryEntrances(n.registry, n.keys, n.store)...)
+		all = append(all, registryEntrances(n.registry, n.keys, n.store, n.audit)...)
 	}
 	if n.has(roleAPI) || n.registry != nil {
 		all = append(all, entrance{"/api/", byRoute, func() http.Handler { return n.onlyRegistry(n.api().Handler()) }})
@@ -57,10 +58,10 @@ func (n *node) entrances() []entrance {
 }
 
 // registryEntrances are those of the registry and of its token endpoint.
-func registryEntrances(r *registry.Store, keys *auth.Keys, s *store.Store) []entrance {
+func registryEntrances(r *registry.Store, keys *auth.Keys, s *store.Store, l *audit.Log) []entrance {
 	return []entrance{
-		{auth.TokenPath, whoHasToken, func() http.Handler { return keys.TokenHandler() }},
-		{"/v2/", byRegistry, func() http.Handler { return r.Handler(registryAccess{keys, &s.Runs}) }},
+		{auth.TokenPath, whoHasToken, func() http.Handler { return auditedTokens(keys.TokenHandler(), l) }},
+		{"/v2/", byRegistry, func() http.Handler { return audited(r.Handler(registryAccess{keys, &s.Runs}), l) }},
 	}
 }
 

@@ -45,7 +45,7 @@ func (n *node) api() *api.Server {
 		Contexts:   &source.Handler{Contexts: n.contexts, Fault: contextFault, Log: n.log},
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
-		TokenDeleted: n.tokens.forget, Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
+		TokenDeleted: n.tokens.forget, Audit: n.audit, Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
 		Cache: n.cache, PruneCache: n.pruneCache, Collect: n.collect, Purge: n.purge, Import: n.importImage,
 	}
 	if n.registry != nil {

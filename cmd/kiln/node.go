@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"kiln/internal/apiclient"
+	"kiln/internal/audit"
 	"kiln/internal/auth"
 	"kiln/internal/bus"
 	"kiln/internal/event"
@@ -55,6 +56,7 @@ type node struct {
 	insecure   bool       // the registry speaks plain HTTP
 	keys       *auth.Keys // nil without
 	tokens     *tokenBook
+	audit      *audit.Log
 	cert       *certificate // nil without TLS
 	identity   secret.Identity
 	registry   *registry.Store // nil if another process has it
@@ -226,6 +228,7 @@ func (n *node) openBus(ctx context.Context) error {
 	}
 	n.tokens = newTokenBook(n.store, n.log)
 	n.tokens.attach(n.keys)
+	n.audit = audit.New(n.bus, n.log)
 	if n.index, err = index.Open(filepath.Join(n.cfg.data, "index.db"), n.log); err != nil {
 		return err
 	}

@@ -82,7 +82,7 @@ var commands = []func(*cli) *cobra.Command{
 	newApproveCommand,
 	newWhyCommand,
 	newWhyNotCommand,
-	newEventsCommand,
+	newEventsCommand, newAuditCommand,
 	newReplayCommand,
 	newReconcileCommand,
 	newHookCommand,

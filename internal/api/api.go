@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"kiln/internal/apiclient"
+	"kiln/internal/audit"
 	"kiln/internal/auth"
 	"kiln/internal/bus"
 	"kiln/internal/event"
@@ -69,6 +70,8 @@ type Server struct {
 	// Import copies an image of a registry.
 	Import func(ctx context.Context, im apiclient.Import) (apiclient.Imported, error)
 	Purge  func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error)
+	// Audit is told of all that was to change something, and of who was denied. Nil is told nothing.
+	Audit *audit.Log
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger

@@ -44,6 +44,7 @@ func (s *Server) createHook(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &req); err != nil {
 		return err
 	}
+	about(r, req.Name)
 	h := event.Hook{ID: newHookID(), Name: req.Name, Provider: req.Provider, Registry: req.Registry, URL: req.Repository,
 		TokenSecret: req.TokenSecret, API: req.API, Address: s.hookAddress(r, req.Address), Created: time.Now().UTC()}
 	if h.Name == "" {

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"kiln/internal/apiclient"
 	"kiln/internal/auth"
@@ -29,6 +30,22 @@ func answer[T any](w http.ResponseWriter, v T, err error) error {
 	}
 	writeJSON(w, http.StatusOK, v)
 	return nil
+}
+
+// imageName names an image for people.
+func imageName(repository, reference string) string {
+	if strings.Contains(reference, ":") {
+		return repository + "@" + reference
+	}
+	return repository + ":" + reference
+}
+
+// dryly tells what changes nothing.
+func dryly(dryRun bool) string {
+	if dryRun {
+		return " (dry run)"
+	}
+	return ""
 }
 
 // pageOf reads how many names a page of a list has.
@@ -120,6 +137,7 @@ func (s *Server) deleteImage(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &d); err != nil {
 		return err
 	}
+	about(r, imageName(d.Repository, d.Reference)+dryly(d.DryRun))
 	done, err := s.Registry.Delete(r.Context(), d.Repository, d.Reference, d.DryRun)
 	return answer(w, done, err)
 }
@@ -129,6 +147,7 @@ func (s *Server) untag(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &i); err != nil {
 		return err
 	}
+	about(r, imageName(i.Repository, i.Reference))
 	err := s.Registry.Untag(r.Context(), i.Repository, i.Reference)
 	return answer(w, apiclient.Deletion{Manifests: []apiclient.DeletedManifest{}, Tags: 1}, err)
 }
@@ -138,6 +157,7 @@ func (s *Server) lock(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &l); err != nil {
 		return err
 	}
+	about(r, imageName(l.Repository, l.Reference))
 	if err := permit(r, event.MetadataWrite, l.Repository); err != nil {
 		return err
 	}
@@ -153,6 +173,7 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &b); err != nil {
 		return err
 	}
+	about(r, imageName(b.Repository, b.Tag))
 	if err := permit(r, event.ContentWrite, b.Repository); err != nil {
 		return err
 	}
@@ -189,6 +210,7 @@ func (s *Server) importImage(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &im); err != nil {
 		return err
 	}
+	about(r, strings.Join(im.Names, " "))
 	done, err := s.Import(r.Context(), im)
 	return answer(w, done, err)
 }
@@ -207,6 +229,7 @@ func (s *Server) collect(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &c); err != nil {
 		return err
 	}
+	about(r, dryly(c.DryRun))
 	done, err := s.Collect(r.Context(), c.DryRun)
 	return answer(w, done, err)
 }
@@ -216,6 +239,7 @@ func (s *Server) purge(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &p); err != nil {
 		return err
 	}
+	about(r, strings.Join(p.Filters, " ")+dryly(p.DryRun))
 	done, err := s.Purge(r.Context(), p)
 	return answer(w, done, err)
 }

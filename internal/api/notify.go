@@ -26,6 +26,7 @@ func (s *Server) addTarget(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &req); err != nil {
 		return err
 	}
+	about(r, req.Name)
 	t := event.Target{ID: newHookID(), Name: req.Name, URL: req.URL, Events: slices.Compact(slices.Sorted(slices.Values(req.Events))),
 		Task: req.Task, Secret: req.Secret, Created: time.Now().UTC()}
 	if err := s.storeTarget(r.Context(), &t); err != nil {

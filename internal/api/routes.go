@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,6 +87,7 @@ func (s *Server) Routes() []Route {
 		{"GET " + apiclient.PathEvents, Readers, s.listEvents},
 		{"POST " + event + "/replay", Admins, s.replayEvent},
 		{"POST " + apiclient.PathReconcile, Admins, s.reconcile},
+		{"GET " + apiclient.PathAudit, Admins, s.listAudit},
 		{"GET " + apiclient.PathCache, Admins, s.showCache},
 		{"POST " + apiclient.PathCachePrune, Admins, s.pruneCache},
 	}, append(s.imageRoutes(), s.adminRoutes()...)...)
@@ -166,10 +168,10 @@ func (s *Server) Handler() http.Handler {
 	return mux
 }
 
-type principalKey struct{}
+type callerKey struct{}
 
-// serve lets through who a route's rule admits, bounds the body, answers with the error that the route returns and
-// tells how long that took.
+// serve lets through who a route's rule admits, bounds the body, answers with the error that the route returns, tells
+// how long that took and records what came of it.
 func (s *Server) serve(rt Route) http.Handler {
 	upload := strings.HasPrefix(rt.Pattern, apiclient.PathContexts) // bounds its bodies itself
 	return http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
@@ -177,25 +179,33 @@ func (s *Server) serve(rt Route) http.Handler {
 		if !upload {
 			r.Body = http.MaxBytesReader(w, r.Body, maxBody)
 		}
-		p, err := s.caller(r)
-		if err == nil {
-			err = rt.Rule.admits(p)
+		c := &caller{}
+		var err error
+		if c.Principal, err = s.caller(r); err == nil {
+			err = rt.Rule.admits(c.Principal)
 		}
 		if err == nil {
-			err = rt.handle(w, r.WithContext(context.WithValue(r.Context(), principalKey{}, p)))
+			err = rt.handle(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 		}
-		if err == nil {
-			return
+		code := ""
+		if err != nil {
+			code = s.refuse(w, r, err)
 		}
-		e := s.wireError(err)
-		switch e.Status {
-		case http.StatusUnauthorized:
-			w.Header().Set("WWW-Authenticate", `Bearer realm="kiln"`)
-		case http.StatusInternalServerError:
-			s.Log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
-		}
-		writeError(w, e)
+		s.record(r, rt, c, cmp.Or(w.status, http.StatusOK), code)
 	})
+}
+
+// refuse answers with an error, and returns its code.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, err error) string {
+	e := s.wireError(err)
+	switch e.Status {
+	case http.StatusUnauthorized:
+		w.Header().Set("WWW-Authenticate", `Bearer realm="kiln"`)
+	case http.StatusInternalServerError:
+		s.Log.Error("request not answered", "method", r.Method, "path", r.URL.Path, "err", err)
+	}
+	writeError(w, e)
+	return e.Code
 }
 
 // caller returns who has sent a request, and an error if that is nobody in particular.

@@ -138,6 +138,7 @@ func (s *Server) request(w http.ResponseWriter, r *http.Request, req event.RunRe
 	if decision.Run == nil {
 		return &apiclient.Error{Status: http.StatusConflict, Code: apiclient.CodeConflict, Message: "no run: " + decision.Made.Reason}
 	}
+	about(r, decision.Run.ID)
 	if !seesRun(principal(r), *decision.Run) {
 		return conflict("somebody else has used the key already; take another one")
 	}
@@ -440,8 +441,10 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 }
 
 func principal(r *http.Request) auth.Principal {
-	p, _ := r.Context().Value(principalKey{}).(auth.Principal)
-	return p
+	if c, ok := r.Context().Value(callerKey{}).(*caller); ok {
+		return c.Principal
+	}
+	return auth.Principal{}
 }
 
 // decodeBody decodes a JSON body; fields that the API does not know are refused.

@@ -34,6 +34,7 @@ func (s *Server) createTask(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &t); err != nil {
 		return err
 	}
+	about(r, t.Name)
 	if err := mayWrite(principal(r), &t); err != nil {
 		return err
 	}

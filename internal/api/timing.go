@@ -12,6 +12,8 @@ type timed struct {
 	http.ResponseWriter
 	begin time.Time
 	begun bool
+
+	status int // of the answer, once it has begun
 }
 
 // headerTiming is defined in https://www.w3.org/TR/server-timing: durations are milliseconds.
@@ -20,7 +22,7 @@ const headerTiming = "Server-Timing"
 // WriteHeader implements http.ResponseWriter.
 func (t *timed) WriteHeader(status int) {
 	if !t.begun {
-		t.begun = true
+		t.begun, t.status = true, status
 		ms := float64(time.Since(t.begin)) / float64(time.Millisecond)
 		t.Header().Set(headerTiming, "app;dur="+strconv.FormatFloat(ms, 'f', 3, 64))
 	}

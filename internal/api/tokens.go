@@ -22,6 +22,7 @@ func (s *Server) createToken(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &req); err != nil {
 		return err
 	}
+	about(r, req.Name)
 	if err := auth.ValidTokenName(req.Name); err != nil {
 		return invalid("name of the token: %s", err.Error())
 	}

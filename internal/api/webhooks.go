@@ -31,6 +31,7 @@ func (s *Server) createWebhook(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeBody(r, &req); err != nil {
 		return err
 	}
+	about(r, req.Name)
 	if req.Name == "" || req.URI == nil || len(req.Actions) == 0 {
 		return invalid("a webhook needs a name, a URI and actions")
 	}

@@ -58,6 +58,9 @@ var layer = map[string]int{
 	// Read models of it.
 	"internal/index": 8,
 
+	// Who has changed what.
+	"internal/audit": 8,
+
 	// What triggers are made of.
 	"triggers/clock": 8,
 	"triggers/watch": 8,

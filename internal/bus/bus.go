@@ -32,6 +32,7 @@ const (
 	StreamTimers    = "TIMERS"
 	StreamNotify    = "NOTIFY"
 	StreamDelivered = "DELIVERED" // the last requests to each webhook of the registry
+	StreamAudit     = "AUDIT"     // who has changed what
 	StreamIntake    = "INTAKE"    // deliveries of a flood, as they came, until they are in EVENTS
 )
 
@@ -144,6 +145,9 @@ func streams() []streamConfig {
 			MaxBytes: 1 << 30, Discard: jetstream.DiscardNew,
 		}},
 		{StreamConfig: jetstream.StreamConfig{
+			Name: StreamAudit, Subjects: []string{event.SubjectAudit}, MaxAge: 90 * day, MaxBytes: 512 << 20, AllowDirect: true,
+		}},
+		{StreamConfig: jetstream.StreamConfig{
 			Name: StreamLogs, Subjects: []string{event.SubjectLogs}, MaxAge: 30 * day, MaxBytes: 16 << 30,
 			AllowDirect: true,
 		}, async: true},
@@ -154,6 +158,11 @@ func streams() []streamConfig {
 // seen within its window is not stored again.
 func (b *Bus) Publish(ctx context.Context, subject, id string, v any) (uint64, error) {
 	return b.publish(ctx, subject, v, jetstream.WithMsgID(id))
+}
+
+// Append stores v as Publish does, but without an ID.
+func (b *Bus) Append(ctx context.Context, subject string, v any) (uint64, error) {
+	return b.publish(ctx, subject, v)
 }
 
 // Create stores v as the first message of subject, or returns ErrConflict if there is one. A ttl

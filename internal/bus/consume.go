@@ -142,11 +142,21 @@ func orDefault[T comparable](v, d T) T {
 // it then waits for new ones, until ctx is done or handle returns false; without, it returns at the end.
 // It needs no settling and leaves no trace.
 func (b *Bus) Tail(ctx context.Context, stream, filter string, after uint64, follow bool, handle func(seq uint64, data []byte) bool) error {
-	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{filter}, DeliverPolicy: jetstream.DeliverAllPolicy,
-		InactiveThreshold: time.Minute}
+	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverAllPolicy}
 	if after > 0 {
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverByStartSequencePolicy, after+1
 	}
+	return b.tail(ctx, stream, filter, cfg, follow, handle)
+}
+
+// Since is Tail of the messages that were stored at a time or later, without waiting for new ones.
+func (b *Bus) Since(ctx context.Context, stream, filter string, begin time.Time, handle func(seq uint64, data []byte) bool) error {
+	cfg := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &begin}
+	return b.tail(ctx, stream, filter, cfg, false, handle)
+}
+
+func (b *Bus) tail(ctx context.Context, stream, filter string, cfg jetstream.OrderedConsumerConfig, follow bool, handle func(seq uint64, data []byte) bool) error {
+	cfg.FilterSubjects, cfg.InactiveThreshold = []string{filter}, time.Minute
 	cons, err := b.js.OrderedConsumer(ctx, stream, cfg)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", filter, err)

@@ -114,7 +114,7 @@ func checkFence(t *testing.T, s *server, id string) {
 func publish(t *testing.T, s *server, id string, attempt int, digest string) int {
 	t.Helper()
 	body := fmt.Sprintf(`{"run":%q,"attempt":%d,"step":"publish","tags":[{"repository":"slow","tag":"zombie","digest":%q}]}`, id, attempt, digest)
-	req, err := http.NewRequest(http.MethodPost, s.url+"/v2/.kiln/publish", strings.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, s.url+"/v2/.kiln/publish/"+id, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,6 +174,9 @@ func (n *node) openKeys(context.Context) error {
 	if n.onlyWorks() {
 		return nil
 	}
+	if err := os.MkdirAll(n.cfg.keys, 0o700); err != nil {
+		return usagef("--keys DIR", "directory of the keys: %w", err)
+	}
 	var err error
 	if n.keys, err = auth.Load(n.cfg.keys); err != nil {
 		return err

@@ -133,7 +133,7 @@ func (r *remotes) namedContext(value string) (solve.Context, error) {
 		p, err := pathOf("directory", dir, value)
 		return solve.Context{Dir: p}, err
 	}
-	ref, err := parseReference(image)
+	ref, err := r.a.images.canonical(image)
 	if err != nil {
 		return solve.Context{}, fmt.Errorf("image %q: %w", image, err)
 	}

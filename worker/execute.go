@@ -183,7 +183,7 @@ func identityOf(src Source) string {
 
 func (a *attempt) sessionConfig(src Source) solve.SessionConfig {
 	cfg := solve.SessionConfig{
-		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, RegistryAt: a.w.RegistryAt, Insecure: a.w.Insecure,
+		Run: a.run.ID, Attempt: a.run.Attempt, Registry: a.w.Registry, RegistryAt: a.w.RegistryAt, Aliases: a.w.Aliases, Insecure: a.w.Insecure,
 		Credentials: a.credentials, CacheScope: a.cacheScope(),
 		OwnFrontend: a.run.Spec.Restricted, Fetch: a.w.MayFetch,
 	}

@@ -94,7 +94,7 @@ func TestSessionsAddNothingToABuild(t *testing.T) {
 	t.Parallel()
 	accounted := map[string]string{
 		"Run": "names the containers' host", "Attempt": "for messages", "Fetch": "what was fetched by URL is not reused", "Source": "its identity is in the key",
-		"SourceKey": "what is transferred", "Registry": "the worker's own", "RegistryAt": "how the registry is reached", "Insecure": "how the registry is spoken to",
+		"SourceKey": "what is transferred", "Registry": "the worker's own", "RegistryAt": "how the registry is reached", "Aliases": "the worker's own", "Insecure": "how the registry is spoken to",
 		"Credentials": "of a task, whose name is in the key; not repeatable with any else", "CacheScope": "in the key", "OwnFrontend": "of strangers' pull requests, whose scope is in the key",
 		"Images": "of restricted runs, which are not repeatable",
 	}

@@ -46,7 +46,7 @@ func (s *runSession) Build(ctx context.Context, b solve.Build, log solve.LogFunc
 		}
 	}
 	if ref := base(); err == nil {
-		built.Runtime = runtimeOf(ref, b, built)
+		built.Runtime = runtimeOf(s.cfg, ref, b, built)
 	}
 	return built, err
 }
@@ -88,7 +88,7 @@ func (s *runSession) solve(ctx context.Context, b solve.Build, in *inputs, log s
 		CacheExports:          cacheExports(s.cfg, b.CacheTo),
 		CacheImports:          cacheImports(s.cfg, b.CacheFrom),
 		Exports:               []client.ExportEntry{{Type: client.ExporterImage, Attrs: exportAttrs(s.cfg, b)}},
-		SourcePolicy:          imagePolicy(b.Images, b.Pins),
+		SourcePolicy:          imagePolicy(s.cfg, b),
 		SourcePolicyProvider:  policy,
 		// The daemon's history of builds costs a third of a small build's time. What would be read
 		// from it, the base images, the policy provider sees.

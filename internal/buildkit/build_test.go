@@ -35,6 +35,7 @@ func testBuild(t *testing.T, e *env) {
 	t.Run("images of the run", func(t *testing.T) { testBuildFromOwn(t, e) })
 	t.Run("bases", func(t *testing.T) { testBuildBases(t, e) })
 	t.Run("pins", func(t *testing.T) { testBuildPins(t, e) })
+	t.Run("other names of the registry", func(t *testing.T) { testBuildAliases(t, e) })
 	t.Run("own frontend", func(t *testing.T) { testBuildOwnFrontend(t, e) })
 	t.Run("platforms", func(t *testing.T) { testBuildPlatforms(t, e) })
 	t.Run("reproducible", func(t *testing.T) { testBuildReproducible(t, e) })
@@ -256,6 +257,28 @@ func testBuildPins(t *testing.T, e *env) {
 	own, _ := build(t, s, solve.Build{Step: "b", Pins: map[string]string{moving: decided}, Images: map[string]string{moving: e.registry + "/base/moving@" + now}, Staging: e.staging()})
 	if diff := cmp.Diff([]string{"v -rw-r--r-- now"}, listing(t, pull(t, own.Ref), "data")); diff != "" {
 		t.Errorf("an image of the run under a pinned name: %s", diff)
+	}
+}
+
+// testBuildAliases builds on images under a name of the registry that nobody but the session knows.
+func testBuildAliases(t *testing.T, e *env) {
+	const alias = "registry.invalid:5000"
+	app := e.registry + "/base/app"
+	app += "@" + pushImage(t, app+":1", withConfig(t, busybox(t), v1.Config{Env: []string{"APP=1"}}))
+	src := source(t, map[string]string{"Dockerfile": "FROM " + alias + "/base/busybox:1\nCOPY --from=" + alias + "/app:1 /etc/passwd /data/p\n" +
+		"RUN --mount=from=named,target=/n ls /n > /data/n\n"})
+	s := e.open(t, solve.SessionConfig{Source: src, Aliases: []string{"localhost:5000", alias, e.registry}})
+	built, _ := build(t, s, solve.Build{Step: "b", Staging: e.staging(), Images: map[string]string{e.registry + "/app:1": app},
+		Contexts: map[string]solve.Context{"named": {Image: e.base}}})
+	if got := listing(t, pull(t, built.Ref), "data"); len(got) != 2 {
+		t.Errorf("data has %q", got)
+	}
+	base := run.Base{Ref: e.base, Digest: e.digest}
+	if diff := cmp.Diff([]run.Base{base}, built.Bases); diff != "" {
+		t.Errorf("bases: %s", diff)
+	}
+	if want := e.base + "@" + e.digest; built.Runtime != want {
+		t.Errorf("runtime = %q, want %q", built.Runtime, want)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,26 +178,34 @@ func loopback(host string) bool {
 }
 
 // imagePolicy returns the policy that makes the daemon use the run's own images, and the digests that
-// it is pinned to, where a Dockerfile writes their references. Unlike named contexts it never touches a
+// it is pinned to, where a Dockerfile writes their references, and the co-located registry under its own name where
+// it writes another one, which the daemon may not know. Unlike named contexts it never touches a
 // stage of the same name.
-func imagePolicy(images, pins map[string]string) *spb.Policy {
-	if len(images) == 0 && len(pins) == 0 {
-		return nil
-	}
-	to := make(map[string]string, len(images)+len(pins))
-	for ref, digest := range pins {
+func imagePolicy(cfg solve.SessionConfig, b solve.Build) *spb.Policy {
+	to := make(map[string]string, len(b.Images)+len(b.Pins))
+	for ref, digest := range b.Pins {
 		to[ref] = ref + "@" + digest
 	}
-	maps.Copy(to, images)
+	maps.Copy(to, b.Images)
 	p := &spb.Policy{}
 	for _, ref := range slices.Sorted(maps.Keys(to)) {
-		p.Rules = append(p.Rules, &spb.Rule{
-			Action:   spb.PolicyAction_CONVERT,
-			Selector: &spb.Selector{Identifier: imageScheme + ref, MatchType: spb.MatchType_EXACT},
-			Updates:  &spb.Update{Identifier: imageScheme + to[ref]},
-		})
+		p.Rules = append(p.Rules, convert(spb.MatchType_EXACT, imageScheme+ref, imageScheme+to[ref]))
+	}
+	for _, alias := range cfg.Aliases { // what comes of it goes through all rules again
+		if alias != cfg.Registry {
+			p.Rules = append(p.Rules, convert(spb.MatchType_REGEX, "^"+regexp.QuoteMeta(imageScheme+alias+"/"), imageScheme+cfg.Registry+"/"))
+		}
+	}
+	if len(p.Rules) == 0 {
+		return nil
 	}
 	return p
+}
+
+// convert is the rule that makes the daemon use another source than the ones that match.
+func convert(match spb.MatchType, from, to string) *spb.Rule {
+	return &spb.Rule{Action: spb.PolicyAction_CONVERT, Selector: &spb.Selector{Identifier: from, MatchType: match},
+		Updates: &spb.Update{Identifier: to}}
 }
 
 func stepError(format string, args ...any) *solve.StepError {

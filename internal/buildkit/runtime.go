@@ -50,9 +50,15 @@ func (in *inputs) baseOf(b solve.Build) string {
 }
 
 // runtimeOf returns the image that a Dockerfile calls ref, with the digest that the build has used.
-func runtimeOf(ref string, b solve.Build, built solve.Built) string {
+func runtimeOf(cfg solve.SessionConfig, ref string, b solve.Build, built solve.Built) string {
 	if ref == "" {
 		return ""
+	}
+	for _, alias := range cfg.Aliases {
+		if rest, ok := strings.CutPrefix(ref, alias+"/"); ok {
+			ref = cfg.Registry + "/" + rest
+			break
+		}
 	}
 	if own, ok := b.Images[ref]; ok {
 		return own

@@ -73,6 +73,9 @@ type SessionConfig struct {
 	// RegistryAt is the host at which the engine reaches the co-located registry to push to it; empty is Registry.
 	// What is pushed is named by Registry all the same. To pull, the engine is to know both names.
 	RegistryAt string
+	// Aliases are other names of the co-located registry: an image that a Dockerfile gives by one of them is the
+	// one in Registry, which is also how Built names it.
+	Aliases []string
 	// Credentials returns the user and password for a registry host, empty for anonymous.
 	Credentials func(host string) (user, password string)
 	// CacheScope separates the cache mounts of Dockerfiles (RUN --mount=type=cache): only builds of

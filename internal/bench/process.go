@@ -41,7 +41,11 @@ func (l *lab) start(name string, cmd *exec.Cmd) (*process, error) {
 // await returns when ready does not fail any more, and an error with the server's last words if it
 // never does.
 func (p *process) await(ctx context.Context, ready func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, startWithin)
+	return p.awaitWithin(ctx, startWithin, ready)
+}
+
+func (p *process) awaitWithin(ctx context.Context, limit time.Duration, ready func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()

@@ -17,6 +17,7 @@ const (
 	pushMust, pushAim = 1.0, 0.9
 	pollEvery         = 4 * time.Millisecond // of the tag
 	visibleWithin     = time.Minute
+	knownWithin       = 3 * time.Minute // a task, whose repository has to be fetched
 )
 
 // pushToTag measures from the moment a signed delivery is sent, of a push that the git server has, until
@@ -133,7 +134,7 @@ func newPusher(ctx context.Context, k *kilnServer, name string, r *repo, next fu
 	if err != nil {
 		return nil, err
 	}
-	return p, k.await(ctx, func(ctx context.Context) error { return decidedOnce(ctx, p.client, name) })
+	return p, k.awaitWithin(ctx, knownWithin, func(ctx context.Context) error { return decidedOnce(ctx, p.client, name) })
 }
 
 // decidedOnce fails until something was decided about a task: from then on it is followed.

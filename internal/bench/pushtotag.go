@@ -16,7 +16,7 @@ import (
 const (
 	pushMust, pushAim = 1.0, 0.9
 	pollEvery         = 4 * time.Millisecond // of the tag
-	visibleWithin     = time.Minute
+	visibleWithin     = 3 * time.Minute
 	knownWithin       = 3 * time.Minute // a task, whose repository has to be fetched
 )
 

@@ -68,12 +68,9 @@ make_images() {
 	ok "images of others are made here"
 
 	mkdir "$project"
-	tar --exclude=./.git --exclude=./bin --exclude=./dist --exclude=./secrets -c . | tar -C "$project" -x
+	tar --exclude=./.git --exclude=./bin --exclude=./kiln --exclude=./dist --exclude=./secrets -c . | tar -C "$project" -x
 	quiet make -C "$project" compose-secrets
 	compose config --quiet || die "the compose file is not understood"
-	quiet compose build
-	docker image prune --force >/dev/null
-	ok "the Dockerfile is built: $(docker image inspect -f '{{.Size}}' kiln:devel | awk '{printf "%d MB", $1 / 1000000}')"
 }
 
 id_of() { docker ps --all --quiet --filter "label=com.docker.compose.service=$1"; }
@@ -87,12 +84,12 @@ healthy() {
 
 bring_up() {
 	down=1
-	quiet compose up --detach
+	quiet compose up --build --detach
 	soon 90 "health of all services" healthy nats server buildkit-1 buildkit-2 worker-1 worker-2
 	export KILN_SERVER=http://localhost:7070 KILN_TOKEN
 	KILN_TOKEN=$(compose exec -T server kiln token admin)
 	quiet kiln doctor
-	ok "everything is up and healthy"
+	ok "the image is built ($(docker image inspect -f '{{.Size}}' kiln:devel | awk '{printf "%d", $1 / 1000000}') MB), and everything is up and healthy"
 }
 
 # crash SERVICE kills the process of a container, which docker is to start again: docker kill would be a wish.
@@ -139,6 +136,10 @@ once() {
 	soon 180 "the end of run $1 of the task" begun Succeeded "$1"
 	newest=$(awk 'NR == 1 {print $1}' "$work/runs")
 	[ "$(awk 'NR == 1 {print $3}' "$work/runs")" = "$2" ] || die "run $newest: not by $2: $(cat "$work/runs")"
+	if [ $((SECONDS - step)) -gt 40 ]; then # what took so long
+		kiln show "$newest" | sed -n '/^ATTEMPT/,/^$/p' >&2
+		compose logs --no-color --tail 8 nats server worker-1 worker-2 2>&1 | cut -c 1-240 >&2
+	fi
 	[ "$(kiln logs "$newest" | grep -c 'pushed localhost:7070/web:latest@')" -eq 1 ] || die "run $newest has not published once"
 }
 

@@ -151,6 +151,9 @@ func (s *Scheduler) save(ctx context.Context, r *result) error {
 	case ok := <-ack.Ok():
 		r.rev, r.stored = ok.Sequence, true
 		s.Log.Info("run state stored", "run", r.run.ID, "status", r.run.State, "attempt", r.run.Attempt, "reason", r.run.Reason)
+		if s.Ended != nil && r.run.State.Final() {
+			s.Ended(r.run)
+		}
 		return nil
 	case err := <-ack.Err():
 		if err = bus.MapError(err); errors.Is(err, bus.ErrConflict) {

@@ -52,6 +52,9 @@ type Scheduler struct {
 	// ResolveAll has Resolve asked for runs, too, that name no secrets.
 	ResolveAll bool
 
+	// Ended is called with each run whose end was stored just now, once; nil means nobody asks. It must not block.
+	Ended func(run.Run)
+
 	MaxRuns  int // runs executed at once; 0 means as many as the workers take
 	LeaseTTL time.Duration
 	Log      *slog.Logger
@@ -123,30 +126,34 @@ func (s *Scheduler) Run(ctx context.Context) error {
 // Queue says what the queued runs among ids wait for; without ids what all do, in the order of their
 // pools and lanes. Runs that are not queued are left out. It asks the loop, and blocks until it answers.
 func (s *Scheduler) Queue(ctx context.Context, ids ...string) ([]Waiting, error) {
-	s.prepare()
-	answer := make(chan []Waiting, 1)
-	ask := item{settle: func(error) {}, apply: func(time.Time) error {
+	return ask(ctx, s, func() []Waiting {
 		if len(ids) > 0 {
-			answer <- s.core.places(ids)
-		} else {
-			answer <- s.core.snapshot()
+			return s.core.places(ids)
 		}
-		return nil
-	}}
+		return s.core.snapshot()
+	})
+}
+
+// ask has the loop answer a question, and blocks until it does.
+func ask[T any](ctx context.Context, s *Scheduler, question func() T) (T, error) {
+	s.prepare()
+	var none T
+	answer := make(chan T, 1)
+	it := item{settle: func(error) {}, apply: func(time.Time) error { answer <- question(); return nil }}
 	select {
-	case s.inbox <- ask:
+	case s.inbox <- it:
 	case <-s.ended:
-		return nil, errEnded
+		return none, errEnded
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return none, context.Cause(ctx)
 	}
 	select {
-	case list := <-answer:
-		return list, nil
+	case v := <-answer:
+		return v, nil
 	case <-s.ended:
-		return nil, errEnded
+		return none, errEnded
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return none, context.Cause(ctx)
 	}
 }
 

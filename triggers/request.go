@@ -38,6 +38,9 @@ func (d *Decider) quick(ctx context.Context, ev event.Event, req event.RunReques
 // decided stores the decision about a request, unless there is one, and tells who waits for it.
 func (d *Decider) decided(ctx context.Context, subject, key string, dec event.Decision) error {
 	_, err := d.Bus.Create(ctx, subject, dec, requestAge)
+	if err == nil {
+		d.count(dec.Made)
+	}
 	if errors.Is(err, bus.ErrConflict) {
 		dec = event.Decision{}
 		_, err = d.Bus.Last(ctx, bus.StreamDecisions, subject, &dec)

@@ -68,7 +68,10 @@ type Decider struct {
 	Every time.Duration
 	// LookUp is how long the server of a repository may take to list its refs; zero means 20 seconds.
 	LookUp time.Duration
-	Log    *slog.Logger
+	// Decided is called with the kind of each decision that was stored just now; nil means nobody asks. It must not
+	// block.
+	Decided func(decide.Kind)
+	Log     *slog.Logger
 
 	cat         catalog
 	ids         run.Minter
@@ -275,6 +278,13 @@ func (d *Decider) handle(ctx context.Context, ev event.Event, seq uint64, r *rep
 		return d.taskRequest(ctx, ev, seq, req)
 	}
 	return nil
+}
+
+// count tells of a decision that is stored. One without a kind only says that changes are waited for.
+func (d *Decider) count(made decide.Decision) {
+	if d.Decided != nil && made.Kind != "" {
+		d.Decided(made.Kind)
+	}
 }
 
 // Replay handles the event with a sequence of the stream of events again, as if it came now. What was

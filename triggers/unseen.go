@@ -46,6 +46,7 @@ func (d *Decider) unseen(ctx context.Context, p *pass, cause error) error {
 		if err != nil {
 			return err
 		}
+		d.count(dec.Made)
 		p.occ.report.found(&dec)
 	}
 	p.out = decide.Outcome{Hold: now.Add(pause)}

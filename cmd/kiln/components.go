@@ -70,6 +70,8 @@ func (n *node) schedule(ctx context.Context, t *tenure) error {
 		s = n.newScheduler(t)
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	n.acting.Store(s)
+	defer n.acting.CompareAndSwap(s, nil)
 	g.Go(func() error { return s.Run(ctx) })
 	g.Go(func() error { return n.retention().Run(ctx) })
 	if t != nil {
@@ -92,7 +94,7 @@ func (n *node) openScheduler(context.Context) error {
 func (n *node) newScheduler(t *tenure) *scheduler.Scheduler {
 	return &scheduler.Scheduler{Bus: n.bus, Store: n.store, Secrets: n.identity, LeaseTTL: n.cfg.lease, Log: n.log,
 		Fence: fence{n.far(), t}, Active: n.active(t), Tokens: n.mint, MaxRuns: n.cfg.maxRuns,
-		Resolve: n.resolve, ResolveAll: len(n.cfg.steps.logins) > 0}
+		Resolve: n.resolve, ResolveAll: len(n.cfg.steps.logins) > 0, Ended: n.metrics.Ended}
 }
 
 // A fence is moved only while no other scheduler can act: one that was stopped for a while would give up attempts

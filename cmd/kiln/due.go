@@ -54,7 +54,7 @@ func (n *node) newDecider(looks *watch.Watcher) *triggers.Decider {
 	images, _ := n.cfg.steps.images() // validated
 	return &triggers.Decider{Bus: n.bus, Store: n.store, Mirrors: n.mirrors, Clock: &alarms.Clock{Bus: n.bus, Log: n.log},
 		Images: looks, Registry: n.host, Aliases: aliases, ImageAliases: images, Secret: n.secrets().Value, Keys: n.gitKeys(),
-		Every: n.cfg.reconcileEvery, Log: n.log,
+		Every: n.cfg.reconcileEvery, Decided: n.metrics.Decided, Log: n.log,
 		ForgeHTTP: n.forgeGuard().Client(forgeTimeout), Forges: n.cfg.forgeHosts()}
 }
 

@@ -222,12 +222,19 @@ func TestFullDisk(t *testing.T) {
 	if r.code == 0 || r.out != "" || !strings.Contains(r.err, "full") && !strings.Contains(r.err, "no space") || strings.Contains(r.err, "goroutine") {
 		t.Errorf("on a full disk: exit code %d, printed %q\n%s", r.code, r.out, r.err)
 	}
+	if says := s.awaitFailing("disk"); !strings.Contains(says, "kept in reserve") {
+		t.Errorf("the check of the disk says %q", says)
+	}
+	if r := s.kiln("doctor"); r.code != 1 || !strings.Contains(r.out, "FAIL  disk: ") || !strings.Contains(r.out, "Try: free space") {
+		t.Errorf("doctor on a full disk: exit code %d\n%s", r.code, r.out)
+	}
 	if _, err := s.image(first[:strings.Index(first, "@")]).Manifest(); err != nil {
 		t.Errorf("on a full disk an image cannot be pulled: %v", err)
 	}
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
+	s.awaitReady()
 	s.must("build", "-t", "full/big", big)
 }
 

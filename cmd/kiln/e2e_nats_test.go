@@ -40,8 +40,14 @@ func TestServerOnNATSOfOthers(t *testing.T) {
 	}()
 	src := files(t, map[string]string{"Dockerfile": "FROM scratch\nCOPY f /f\n", "f": "1"})
 	first := s.must("build", "-t", "app", src)
+	s.awaitReady()
 	ns.Shutdown()
+	s.awaitFailing("message store")
+	if status, body := s.get("/healthz"); status != 200 {
+		t.Errorf("without NATS the process says that it does not live: %d %s", status, body)
+	}
 	ns = startNATS(t, filepath.Join(dir, "js"), address)
+	s.awaitReady()
 	if err := os.WriteFile(filepath.Join(src, "f"), []byte("2"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -31,7 +31,7 @@ func TestServer(t *testing.T) {
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,
-		"build options": testBuildOptions, "reproducible": testReproducible, "outside addresses": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples, "webhook": testWebhook, "limits": testLimits, "entrances": testEntrances,
+		"build options": testBuildOptions, "reproducible": testReproducible, "outside addresses": testDockerfilesStayOutside, "siblings": testSiblings, "endings": testEndings, "torture": testTorture, "samples": testSamples, "webhook": testWebhook, "limits": testLimits, "entrances": testEntrances, "watch": testWatch,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

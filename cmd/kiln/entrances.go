@@ -20,6 +20,7 @@ const (
 	byRoute     openTo = "by route"             // api.Server.Routes says who
 	byRegistry  openTo = "by repository"        // registryAccess says who
 	whoHasToken openTo = "who has a token"      // and gets a session for it
+	whoWatches  openTo = "who watches"          // with any token, or on this host
 )
 
 // An entrance is something that the server serves, and who may use it.
@@ -43,7 +44,11 @@ func mount(all ...entrance) *http.ServeMux {
 
 // entrances are those of this process.
 func (n *node) entrances() []entrance {
-	all := []entrance{{"GET /healthz", everybody, plainly(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })}}
+	all := []entrance{
+		{"GET /healthz", everybody, plainly(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })},
+		{"GET /readyz", everybody, plainly(n.serveReady)}, // what is wrong is told to who watches
+		{"GET /metrics", whoWatches, plainly(n.serveMetrics)},
+	}
 	if n.registry != nil {
 		all = append(all, registryEntrances(n.registry, n.keys, n.store, n.audit)...)
 	}

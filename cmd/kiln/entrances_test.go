@@ -29,6 +29,8 @@ var doors = []struct {
 	{webhook.Prefix, "POST " + webhook.Prefix + "github/x", signed, 404, 404, 404},
 	{"GET " + runPath + "{run}", "GET " + runPath + "r00000000000", everybody, 200, 200, 200},
 	{"GET /healthz", "GET /healthz", everybody, 200, 200, 200},
+	{"GET /readyz", "GET /readyz", everybody, 200, 200, 200},
+	{"GET /metrics", "GET /metrics", whoWatches, 200, 401, 200}, // the test is on this host
 }
 
 // testEntrances walks everything that a server serves. What is missing above fails it.

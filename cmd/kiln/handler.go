@@ -18,11 +18,12 @@ import (
 // handler answers what this process is asked by HTTP: all of it with the role api, only what concerns images with
 // the role registry, and of its own health in any case.
 func (n *node) handler() http.Handler {
+	n.watched()
 	mux := mount(n.entrances()...)
 	if n.has(roleAPI) {
-		return n.passOn(mux)
+		return n.metrics.Registry(n.passOn(mux))
 	}
-	return mux
+	return n.metrics.Registry(mux)
 }
 
 // onlyRegistry leaves of the API what concerns images, if this process is not to answer the rest.
@@ -76,5 +77,6 @@ func (n *node) status(ctx context.Context) apiclient.Status {
 	if n.registry != nil {
 		s.Checks = append(s.Checks, n.blobChecks(ctx)...)
 	}
+	s.Checks = append(s.Checks, n.ready.checks(ctx, n.stateProbes())...)
 	return s
 }

@@ -12,11 +12,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"kiln/cmd/kiln/internal/metrics"
 	"kiln/internal/apiclient"
 	"kiln/internal/audit"
 	"kiln/internal/auth"
@@ -79,12 +81,16 @@ type node struct {
 	decider    *triggers.Decider    // nil while another process decides
 	scheduler  *scheduler.Scheduler // nil where another process may schedule
 
+	metrics *metrics.Metrics
+	ready   readiness
+	acting  atomic.Pointer[scheduler.Scheduler] // that schedules now, in this process
+
 	closers []func() error // in the order of opening
 }
 
 // serve runs a server until ctx ends.
 func (c *cli) serve(ctx context.Context, cfg serveConfig) error {
-	n := &node{cfg: cfg, log: cfg.logger(), started: time.Now().UTC(), instance: strings.ToLower(rand.Text())}
+	n := &node{cfg: cfg, log: cfg.logger(), started: time.Now().UTC(), instance: strings.ToLower(rand.Text()), metrics: metrics.New(version())}
 	slog.SetDefault(n.log) // libraries that write to the standard log by themselves write to this one
 	err := n.open(ctx)
 	if err == nil {

@@ -187,7 +187,7 @@ func (b *Bus) ReplaceAsync(subject string, last uint64, v any) (Ack, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.room(); err != nil {
+	if err := b.Room(); err != nil {
 		return nil, err
 	}
 	return b.js.PublishAsync(subject, data, jetstream.WithExpectLastSequencePerSubject(last), jetstream.WithStallWait(30*time.Second))
@@ -204,7 +204,7 @@ func (b *Bus) publish(ctx context.Context, subject string, v any, opts ...jetstr
 			return 0, err
 		}
 	}
-	if err := b.room(); err != nil {
+	if err := b.Room(); err != nil {
 		return 0, fmt.Errorf("publish %s: %w", subject, err)
 	}
 	ack, err := b.js.Publish(ctx, subject, data, opts...)
@@ -223,7 +223,7 @@ func (b *Bus) PublishAsync(subject, id string, v any) (Ack, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.room(); err != nil {
+	if err := b.Room(); err != nil {
 		return nil, err
 	}
 	opts := []jetstream.PublishOpt{jetstream.WithStallWait(30 * time.Second)}

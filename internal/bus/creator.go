@@ -36,7 +36,7 @@ type stored struct {
 
 // Creator returns a new Creator, which the caller closes.
 func (b *Bus) Creator() (*Creator, error) {
-	c := &Creator{nc: b.nc, room: b.room, prefix: b.nc.NewInbox() + ".", waiting: map[uint64]chan stored{}}
+	c := &Creator{nc: b.nc, room: b.Room, prefix: b.nc.NewInbox() + ".", waiting: map[uint64]chan stored{}}
 	var err error
 	if c.sub, err = b.nc.Subscribe(c.prefix+"*", c.acknowledged); err != nil {
 		return nil, fmt.Errorf("acknowledgements: %w", err)

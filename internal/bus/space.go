@@ -11,8 +11,8 @@ import (
 // used.
 func (b *Bus) Reserve(dir string, n int64) { b.dir, b.reserve = dir, n }
 
-// room returns ErrFull if the disk has not enough room for more messages.
-func (b *Bus) room() error {
+// Room returns ErrFull if the disk has not enough room for more messages.
+func (b *Bus) Room() error {
 	if b.reserve == 0 {
 		return nil
 	}

@@ -109,6 +109,9 @@ func open(file string) (*sql.DB, error) {
 	return nil, errors.Join(fmt.Errorf("%s: schema version %d, want %d", file, version, schemaVersion), db.Close())
 }
 
+// Position returns the revision of the last record that the index has read.
+func (x *Index) Position() uint64 { return x.applied.Load() }
+
 // Close closes the index.
 func (x *Index) Close() error {
 	return errors.Join(x.records.Close(), x.insert[0].Close(), x.insert[1].Close(), x.db.Close())

@@ -1,9 +1,13 @@
 package registry
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
@@ -23,6 +27,19 @@ func (s *Store) checkSpace(n int64) error {
 		return fmt.Errorf("%w: %d bytes are free on the registry's disk, %d are needed and %d kept in reserve: free space, for example by deleting images", ErrDiskFull, free, n, s.opt.Reserve)
 	}
 	return nil
+}
+
+// Ping returns nil if the store has written to its disk just now and has room for more, and otherwise what is wrong.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.checkSpace(0); err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, blobsDir)); err != nil {
+		return err
+	}
+	return s.write.do(ctx, func(t *tx) error {
+		return t.exec(`INSERT OR REPLACE INTO meta (key, value) VALUES ('ping', ?)`, t.now.Format(time.RFC3339Nano))
+	})
 }
 
 // diskError marks an error of a write as ErrDiskFull if that is what it is.

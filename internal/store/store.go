@@ -59,6 +59,17 @@ type Store struct {
 // LeaderTTL is how long somebody is taken to act who has not said so again.
 const LeaderTTL = 3 * time.Second
 
+// Streams returns the names of the streams that the records are in which outlive those they are about: all but
+// leases, workers, registries and leaders.
+func Streams() []string {
+	var names []string
+	for _, bucket := range []string{BucketRuns, "tasks", "secrets", "hooks", "images", "links", "trusted", "tokens", "tokenuse", "targets",
+		"undelivered", "drains"} {
+		names = append(names, "KV_"+bucket)
+	}
+	return names
+}
+
 // Open creates the buckets if need be. LeaseTTL is how long a lease and a worker's registration live
 // without being refreshed.
 func Open(ctx context.Context, js jetstream.JetStream, leaseTTL time.Duration) (*Store, error) {

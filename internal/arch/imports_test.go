@@ -55,8 +55,9 @@ var layer = map[string]int{
 	"internal/secret":             7,
 	"internal/forge":              7,
 
-	// Read models of it.
-	"internal/index": 8,
+	// Read models of it, and its backup.
+	"internal/index":  8,
+	"internal/backup": 8,
 
 	// Who has changed what.
 	"internal/audit": 8,

@@ -103,11 +103,7 @@ const pullAhead = 256
 // Consume delivers messages to handle until ctx is done, and returns nil then. Handle is called from
 // one goroutine, in order, and owns the message: it settles it, now or later.
 func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) error {
-	cons, err := b.js.CreateOrUpdateConsumer(ctx, c.Stream, jetstream.ConsumerConfig{
-		Durable: c.Name, FilterSubject: c.Filter, FilterSubjects: c.Filters, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: orDefault(c.AckWait, 30*time.Second), MaxAckPending: orDefault(c.Pending, 256),
-		MaxDeliver: -1, InactiveThreshold: c.Expire,
-	})
+	cons, err := b.declareReader(ctx, c)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -128,6 +124,25 @@ func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) err
 	cc.Stop()
 	<-cc.Closed()
 	return nil
+}
+
+// declareReader makes a durable reader, or brings an existing one to what is asked for. One that was restored keeps
+// its place.
+func (b *Bus) declareReader(ctx context.Context, c Consumer) (jetstream.Consumer, error) {
+	cfg := jetstream.ConsumerConfig{
+		Durable: c.Name, FilterSubject: c.Filter, FilterSubjects: c.Filters, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: orDefault(c.AckWait, 30*time.Second), MaxAckPending: orDefault(c.Pending, 256),
+		MaxDeliver: -1, InactiveThreshold: c.Expire,
+	}
+	there, err := b.js.Consumer(ctx, c.Stream, c.Name)
+	switch {
+	case err == nil:
+		info := there.CachedInfo()
+		cfg.DeliverPolicy, cfg.OptStartSeq = info.Config.DeliverPolicy, info.Config.OptStartSeq
+	case !errors.Is(err, jetstream.ErrConsumerNotFound):
+		return nil, err
+	}
+	return b.js.CreateOrUpdateConsumer(ctx, c.Stream, cfg)
 }
 
 func orDefault[T comparable](v, d T) T {

@@ -28,6 +28,7 @@ func TestTasksFromTheCommandLine(t *testing.T) {
 	t.Run("apply", s.applyFiles)
 	t.Run("secrets", s.keepSecrets)
 	t.Run("addresses", s.keepAddresses)
+	t.Run("backup", s.backUp)
 }
 
 // wants runs a command and wants an exit code and what it says on standard error.

@@ -47,7 +47,7 @@ func (n *node) api() *api.Server {
 		HasContext: n.hasContext, Check: n.check, Status: n.status, Log: n.log,
 		KeepRuns: time.Duration(n.cfg.keepRuns), Hooks: n.hookConfig(), TestTarget: n.notifier.Test,
 		TokenDeleted: n.tokens.forget, Audit: n.audit, Publisher: n.publisher, Reconcile: n.reconcile, Replay: n.replay, Waiting: n.waiting,
-		Cache: n.cache, PruneCache: n.pruneCache, Collect: n.collect, Purge: n.purge, Import: n.importImage,
+		Cache: n.cache, PruneCache: n.pruneCache, Collect: n.collect, Purge: n.purge, Import: n.importImage, Backup: n.writeBackup,
 	}
 	if n.registry != nil {
 		s.Registry = n.registry

@@ -108,6 +108,8 @@ var commands = []func(*cli) *cobra.Command{
 	newCNICommand,
 	newForwardCommand,
 	newHealthCommand,
+	newBackupCommand,
+	newRestoreCommand,
 	newDoctorCommand,
 	newVersionCommand,
 	newCompletionCommand,

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"time"
@@ -72,6 +73,8 @@ type Server struct {
 	Purge  func(ctx context.Context, p apiclient.Purge) (apiclient.Purged, error)
 	// Audit is told of all that was to change something, and of who was denied. Nil is told nothing.
 	Audit *audit.Log
+	// Backup writes a backup of the state.
+	Backup func(ctx context.Context, w io.Writer, b apiclient.Backup) error
 	// Status describes the server.
 	Status func(context.Context) apiclient.Status
 	Log    *slog.Logger

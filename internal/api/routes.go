@@ -87,6 +87,7 @@ func (s *Server) Routes() []Route {
 		{"GET " + apiclient.PathEvents, Readers, s.listEvents},
 		{"POST " + event + "/replay", Admins, s.replayEvent},
 		{"POST " + apiclient.PathReconcile, Admins, s.reconcile},
+		{"POST " + apiclient.PathBackup, Admins, s.backup},
 		{"GET " + apiclient.PathAudit, Admins, s.listAudit},
 		{"GET " + apiclient.PathCache, Admins, s.showCache},
 		{"POST " + apiclient.PathCachePrune, Admins, s.pruneCache},

@@ -54,6 +54,7 @@ var rules = []struct {
 	{"GET /api/v1/events", "GET", "/api/v1/events", api.Readers},
 	{"POST /api/v1/events/{seq}/replay", "POST", "/api/v1/events/1000/replay", api.Admins},
 	{"POST /api/v1/reconcile", "POST", "/api/v1/reconcile", api.Admins},
+	{"POST /api/v1/backup", "POST", "/api/v1/backup", api.Admins},
 	{"GET /api/v1/audit", "GET", "/api/v1/audit", api.Admins},
 	{"GET /api/v1/cache", "GET", "/api/v1/cache", api.Admins},
 	{"POST /api/v1/cache/prune", "POST", "/api/v1/cache/prune", api.Admins},

@@ -36,7 +36,7 @@ func order() []string {
 			list = append(list, s)
 		}
 	}
-	return append(list, bus.StreamNotify, bus.StreamDelivered)
+	return append(list, bus.StreamNotify, bus.StreamDelivered, bus.StreamAudit)
 }
 
 // Streams returns the names of all streams that a restored server begins with.

@@ -150,7 +150,7 @@ func (s *Scheduler) save(ctx context.Context, r *result) error {
 	select {
 	case ok := <-ack.Ok():
 		r.rev, r.stored = ok.Sequence, true
-		s.Log.Info("run state stored", "run", r.run.ID, "status", r.run.State, "attempt", r.run.Attempt, "reason", r.run.Reason)
+		s.Log.Info("run state stored", "run", r.run.ID, "attempt", r.run.Attempt, "task", r.run.Task, "event", r.run.Cause.Event, "status", r.run.State, "reason", r.run.Reason)
 		if s.Ended != nil && r.run.State.Final() {
 			s.Ended(r.run)
 		}
@@ -177,7 +177,7 @@ func (s *Scheduler) reload(ctx context.Context, r *result) error {
 	if err != nil {
 		return err
 	}
-	s.Log.Warn("run is stored already, its stored state holds", "run", r.run.ID, "status", stored.State)
+	s.Log.Warn("run is stored already, its stored state holds", "run", r.run.ID, "attempt", stored.Attempt, "task", stored.Task, "status", stored.State)
 	r.replaced, r.refused, r.rev = &stored, r.rev > 0, rev
 	return nil
 }
@@ -202,7 +202,7 @@ func (s *Scheduler) conclude(r result, now time.Time) {
 		e.send = e.send || r.send && !r.sent && e.assigned() && e.run.Attempt == r.run.Attempt
 		s.failed = append(s.failed, e)
 		err = fmt.Errorf("run %s: %w", r.run.ID, r.err)
-		s.Log.Error("run state not stored, trying again", "err", err)
+		s.Log.Error("run state not stored, trying again", "run", r.run.ID, "attempt", r.run.Attempt, "task", r.run.Task, "err", r.err)
 	case r.run.State.Final():
 		delete(s.core.runs, r.run.ID)
 	case r.ended != nil && e.run.Attempt == r.run.Attempt:

@@ -39,7 +39,7 @@ func (d *Decider) quick(ctx context.Context, ev event.Event, req event.RunReques
 func (d *Decider) decided(ctx context.Context, subject, key string, dec event.Decision) error {
 	_, err := d.Bus.Create(ctx, subject, dec, requestAge)
 	if err == nil {
-		d.count(dec.Made)
+		d.count(&dec)
 	}
 	if errors.Is(err, bus.ErrConflict) {
 		dec = event.Decision{}

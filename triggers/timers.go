@@ -103,7 +103,7 @@ func (d *Decider) tick(ctx context.Context, e *entry, k decide.Tick, in task.Inp
 	}
 	_, err = d.Bus.Replace(ctx, event.DecisionSubject(e.task.UID, timerTrack(k.Timer).Key()), seq, dec)
 	if err == nil {
-		d.count(dec.Made)
+		d.count(&dec)
 	}
 	return out.Hold, err
 }

@@ -354,7 +354,7 @@ func (d *Decider) publishNote(ctx context.Context, dec *event.Decision) error {
 	id := event.Hash(fmt.Sprint(dec.TaskUID, "|", dec.Made.Track, "|", dec.Made.Event, "|", dec.Made.Kind))
 	_, err := d.Bus.Publish(ctx, event.NoteSubject(dec.TaskUID), id, dec)
 	if err == nil {
-		d.count(dec.Made)
+		d.count(dec)
 	}
 	return err
 }
@@ -365,7 +365,7 @@ func (d *Decider) confirm(ctx context.Context, p *pass) (err error) {
 		if err := await(ctx, p.ack); err != nil {
 			return err
 		}
-		d.count(p.made.Made)
+		d.count(p.made)
 		d.generation(p.task.UID).Add(1)
 	}
 	if p.occ.dry {

@@ -281,8 +281,13 @@ func (d *Decider) handle(ctx context.Context, ev event.Event, seq uint64, r *rep
 }
 
 // count tells of a decision that is stored. One without a kind only says that changes are waited for.
-func (d *Decider) count(made decide.Decision) {
-	if d.Decided != nil && made.Kind != "" {
+func (d *Decider) count(dec *event.Decision) {
+	made := &dec.Made
+	if made.Kind == "" {
+		return
+	}
+	d.Log.Info("decided", "event", made.Event, "task", dec.Task, "track", made.Track, "kind", made.Kind, "run", made.Run, "reason", made.Reason)
+	if d.Decided != nil {
 		d.Decided(made.Kind)
 	}
 }

@@ -46,7 +46,7 @@ func (d *Decider) unseen(ctx context.Context, p *pass, cause error) error {
 		if err != nil {
 			return err
 		}
-		d.count(dec.Made)
+		d.count(&dec)
 		p.occ.report.found(&dec)
 	}
 	p.out = decide.Outcome{Hold: now.Add(pause)}

@@ -49,7 +49,7 @@ type outcome struct {
 
 // execute works through one attempt and reports its outcome.
 func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as event.Assignment) {
-	log := w.Log.With("run", as.Run.ID, "attempt", as.Run.Attempt)
+	log := w.Log.With("run", as.Run.ID, "attempt", as.Run.Attempt, "task", as.Run.Task)
 	stopLease := w.keepLease(ctx, as, cancel)
 	if as.Run.Spec.Timeout > 0 {
 		t := time.AfterFunc(as.Run.Spec.Timeout-elapsed(as.Run), func() { cancel(errTimeLimit) })
@@ -149,7 +149,7 @@ func (a *attempt) closeSession(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	if err := a.session.Close(ctx); err != nil {
-		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "err", err)
+		a.w.Log.Warn("session not closed cleanly", "run", a.run.ID, "attempt", a.run.Attempt, "err", err)
 	}
 }
 

@@ -36,7 +36,7 @@ func (w *Worker) publishPatiently(ctx context.Context, tokens event.Tokens, p re
 		case time.Now().After(deadline):
 			return nil, fmt.Errorf("publish: %w: %w", solve.ErrUnavailable, err)
 		}
-		w.Log.Warn("publication not accepted, trying again", "run", p.Run, "step", p.Step, "err", err)
+		w.Log.Warn("publication not accepted, trying again", "run", p.Run, "attempt", p.Attempt, "step", p.Step, "err", err)
 		if err := pause(ctx, delay); err != nil {
 			return nil, err
 		}
@@ -86,7 +86,7 @@ func (a *attempt) copyOut(ctx context.Context, step string, j copyJob) error {
 		return context.Cause(ctx)
 	case err != nil: // the image is published; what is missing is said, and seen in the record
 		a.logs.say(step, "warning: %s: provenance not attached: %v", j.to, err)
-		a.w.Log.Warn("provenance not attached", "run", a.run.ID, "ref", j.to.String(), "err", err)
+		a.w.Log.Warn("provenance not attached", "run", a.run.ID, "attempt", a.run.Attempt, "step", step, "ref", j.to.String(), "err", err)
 	}
 	a.reports.images([]run.Image{img})
 	return nil

@@ -5,11 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"kiln/internal/event"
+	"kiln/internal/run"
 )
 
 // redeliverAfter is how long a message whose handler failed waits.
@@ -73,15 +77,32 @@ func (m Message) Settle(err error) {
 	case err == nil:
 		settle = m.msg.Ack()
 	case errors.Is(err, ErrPoison):
-		m.bus.log.Error("message ended unprocessed", "subject", m.msg.Subject(), "err", err)
+		m.bus.log.Error("message ended unprocessed", m.about(err)...)
 		settle = m.msg.TermWithReason(err.Error())
 	default:
-		m.bus.log.Warn("message will be delivered again", "subject", m.msg.Subject(), "err", err)
+		m.bus.log.Warn("message will be delivered again", m.about(err)...)
 		settle = m.msg.NakWithDelay(redeliverAfter)
 	}
 	if settle != nil {
-		m.bus.log.Warn("message not settled, it will be delivered again", "subject", m.msg.Subject(), "err", settle)
+		m.bus.log.Warn("message not settled, it will be delivered again", m.about(settle)...)
 	}
+}
+
+// about are the attributes of a line of the log about the message: the run and the event that it is about, if it is
+// seen from outside, and an error.
+func (m Message) about(err error) []any {
+	subject := m.msg.Subject()
+	attrs := []any{"subject", subject}
+	if last := subject[strings.LastIndexByte(subject, '.')+1:]; run.ValidID(last) {
+		attrs = append(attrs, "run", last)
+	}
+	var ev struct {
+		ID string `json:"id"`
+	}
+	if strings.HasPrefix(subject, strings.TrimSuffix(event.SubjectEvents, ">")) && json.Unmarshal(m.msg.Data(), &ev) == nil && ev.ID != "" {
+		attrs = append(attrs, "event", ev.ID)
+	}
+	return append(attrs, "err", err)
 }
 
 // A Consumer names a durable reader of a stream.

@@ -33,7 +33,7 @@ func (m Message) Attempt() (int, error) {
 // Later has the message delivered again after a delay; it takes the place of Settle.
 func (m Message) Later(delay time.Duration) {
 	if err := m.msg.NakWithDelay(delay); err != nil {
-		m.bus.log.Warn("message not settled, it will be delivered again", "subject", m.msg.Subject(), "err", err)
+		m.bus.log.Warn("message not settled, it will be delivered again", m.about(err)...)
 	}
 }
 

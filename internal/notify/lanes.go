@@ -159,10 +159,10 @@ func (n *Notifier) serveOne(ctx context.Context, m bus.Message, pause *time.Dura
 	case aerr != nil:
 		m.Settle(aerr)
 	case errors.Is(err, errFinal) || time.Since(w.Since) > n.GiveUp:
-		n.Log.Error("status of a commit given up", "run", w.Run, "host", w.Host, "attempts", attempt, "err", err)
+		n.Log.Error("status of a commit given up", "run", w.Run, "host", w.Host, "tries", attempt, "err", err)
 		m.Settle(nil)
 	default:
-		n.Log.Warn("status of a commit not set, it will be tried again", "run", w.Run, "host", w.Host, "err", err)
+		n.Log.Warn("status of a commit not set, it will be tried again", "run", w.Run, "host", w.Host, "tries", attempt, "err", err)
 		m.Later(max(min(n.Backoff(attempt), laneSilence), *pause))
 	}
 	return failed

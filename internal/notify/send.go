@@ -63,7 +63,7 @@ func (n *Notifier) handle(ctx context.Context, m bus.Message) {
 		if errors.As(err, &r) {
 			wait = max(wait, r.again)
 		}
-		n.Log.Warn("notification not delivered, it will be tried again", "target", w.Target, "attempt", attempt, "err", err)
+		n.Log.Warn("notification not delivered, it will be tried again", "target", w.Target, "event", eventOf(w), "tries", attempt, "err", err)
 		m.Later(wait)
 	}
 }
@@ -121,16 +121,24 @@ func backoff(attempt int) time.Duration {
 	return time.Duration(float64(wait) * (0.8 + 0.4*rand.Float64()))
 }
 
+// eventOf is the ID of the event that a notification tells of, for the log.
+func eventOf(w event.Notification) string {
+	if w.Event == nil {
+		return ""
+	}
+	return w.Event.ID
+}
+
 // giveUp keeps a notification that could not be delivered where it can be seen.
 func (n *Notifier) giveUp(ctx context.Context, w event.Notification, attempts int, cause error) error {
-	n.Log.Error("notification given up", "target", w.Target, "attempts", attempts, "err", cause)
+	n.Log.Error("notification given up", "target", w.Target, "event", eventOf(w), "tries", attempts, "err", cause)
 	if w.Event == nil {
 		return nil
 	}
 	_, err := n.Store.Undelivered.Put(ctx, w.Target+"."+event.Hash(w.Event.ID),
 		event.Undelivered{Notification: w, Attempts: attempts, Error: cause.Error(), At: time.Now().UTC()})
 	if err != nil {
-		n.Log.Error("notification that was given up is not kept", "target", w.Target, "err", err)
+		n.Log.Error("notification that was given up is not kept", "target", w.Target, "event", w.Event.ID, "err", err)
 	}
 	return nil
 }

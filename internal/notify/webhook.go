@@ -152,7 +152,7 @@ func (n *Notifier) postAction(ctx context.Context, t event.Target, e event.Event
 		sent.Error = err.Error()
 	}
 	if _, perr := n.Bus.Publish(context.WithoutCancel(ctx), event.DeliveredSubject(t.ID), "", sent); perr != nil {
-		n.Log.Warn("what was sent to a webhook is not kept", "target", t.ID, "err", perr)
+		n.Log.Warn("what was sent to a webhook is not kept", "target", t.ID, "event", e.ID, "err", perr)
 	}
 	return err
 }

@@ -24,7 +24,9 @@ func (m *Metrics) Registry(next http.Handler) http.Handler {
 		defer func() { // also if the handler has given up by a panic
 			m.requests.WithLabelValues(known(r.Method, methods), route, answer.class()).Inc()
 			m.received.WithLabelValues(route).Add(float64(body.n))
-			m.sent.WithLabelValues(route).Add(float64(answer.n))
+			if r.Method != http.MethodHead { // what a handler writes then goes nowhere
+				m.sent.WithLabelValues(route).Add(float64(answer.n))
+			}
 		}()
 		next.ServeHTTP(answer, r)
 	})

@@ -229,7 +229,7 @@ func (n *node) openBus(ctx context.Context) error {
 	if n.onlyWorks() {
 		return n.attach(ctx, nc)
 	}
-	if n.bus, n.store, err = n.cfg.openState(ctx, nc, n.log); err != nil {
+	if n.bus, n.store, err = n.cfg.openState(ctx, nc, n.seal, n.log); err != nil {
 		return err
 	}
 	if !n.cfg.nats.others() {
@@ -256,7 +256,7 @@ func (n *node) attach(ctx context.Context, nc *bus.Conn) (err error) {
 		if n.store, err = store.Attach(ctx, n.bus.JetStream()); err == nil {
 			return nil
 		}
-		if !errors.Is(err, store.ErrNotFound) && !bus.Transient(err) {
+		if !errors.Is(err, store.ErrNotFound) && !errors.Is(err, store.ErrOlder) && !bus.Transient(err) {
 			return err
 		}
 		if !said {

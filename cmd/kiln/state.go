@@ -2,20 +2,26 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
 	"slices"
 	"time"
 
 	"kiln/internal/bus"
+	"kiln/internal/secret"
 	"kiln/internal/store"
 )
 
-// openState opens messages and records in the NATS servers behind nc. It has patience with those that are
-// starting.
-func (cfg *serveConfig) openState(ctx context.Context, nc *bus.Conn, log *slog.Logger) (b *bus.Bus, st *store.Store, err error) {
+// openState opens messages and records in the NATS servers behind nc, and upgrades them. Seal seals to the servers of the
+// state. It has patience with NATS servers that are starting.
+func (cfg *serveConfig) openState(ctx context.Context, nc *bus.Conn, seal func(v any) ([]byte, error), log *slog.Logger) (b *bus.Bus, st *store.Store, err error) {
 	replicas := bus.ReplicasOn(nc, cfg.nats.replicas)
+	upgrade := store.Upgrade{By: version(), Process: rand.Text(), Replicas: replicas.Count, Raise: replicas.Raise, Lease: cfg.lease, Seal: seal, Log: log}
 	err = bus.Patiently(ctx, func() (err error) {
+		if err := upgrade.Run(ctx, nc); err != nil {
+			return err
+		}
 		if b, err = bus.OpenShared(ctx, nc, replicas, log); err != nil {
 			return err
 		}
@@ -31,8 +37,16 @@ func (cfg *serveConfig) openState(ctx context.Context, nc *bus.Conn, log *slog.L
 		}
 		return err
 	})
-	if errors.Is(err, bus.ErrReplicas) {
+	switch {
+	case errors.Is(err, store.ErrNewer):
+		err = usagef("the kiln that wrote it or a later one, or the backup of before it was upgraded", "%w", err)
+	case errors.Is(err, store.ErrInUse):
+		err = usagef("stop all processes of the kiln of before, then start this one", "%w", err)
+	case errors.Is(err, bus.ErrReplicas):
 		err = usagef("start the other servers of the NATS cluster, or --nats-replicas 1 for state that is lost with one of them", "%w", err)
 	}
 	return b, st, err
 }
+
+// seal seals a value to this server.
+func (n *node) seal(v any) ([]byte, error) { return secret.Seal(n.identity.Recipient(), v) }

@@ -31,7 +31,7 @@ type Target struct {
 	ID   string `json:"id"` // random
 	Name string `json:"name"`
 	// URL is the scheme and host of the address, which alone may be shown: the rest is often as good as a
-	// password. Address is all of it, sealed; where it is empty URL is.
+	// password. Address is all of it, sealed.
 	URL     string   `json:"url"`
 	Address []byte   `json:"address,omitempty"`
 	Events  []string `json:"events"`           // of NotifiedTypes

@@ -301,8 +301,12 @@ func TestTargetThatIsGoneIsDisabled(t *testing.T) {
 func TestPrivateAddressIsRefused(t *testing.T) {
 	t.Parallel()
 	r := receive(t)
-	n := &notify.Notifier{Secret: func(context.Context, string) (string, error) { return signingKey, nil }}
-	err := n.Test(t.Context(), event.Target{ID: "a", Name: "a", URL: r.URL})
+	identity, err := secret.NewIdentity()
+	check(t, err)
+	sealed, err := secret.Seal(identity.Recipient(), r.URL)
+	check(t, err)
+	n := &notify.Notifier{Secret: func(context.Context, string) (string, error) { return signingKey, nil }, Unseal: identity.Open}
+	err = n.Test(t.Context(), event.Target{ID: "a", Name: "a", URL: r.URL, Address: sealed})
 	if err == nil || !strings.Contains(err.Error(), "loopback") || r.received() > 0 {
 		t.Errorf("Test of a loopback address: %v, want a refusal", err)
 	}

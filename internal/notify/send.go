@@ -213,11 +213,9 @@ type answer struct {
 
 // request makes a request to a target.
 func (n *Notifier) request(ctx context.Context, t event.Target, id string, header http.Header, body []byte) (answer, error) {
-	address := t.URL
-	if len(t.Address) > 0 {
-		if err := n.Unseal(t.Address, &address); err != nil {
-			return answer{}, fmt.Errorf("%w: the target's address cannot be opened; was the server's identity.key replaced? Add the target again", errFinal)
-		}
+	var address string
+	if err := n.Unseal(t.Address, &address); err != nil {
+		return answer{}, fmt.Errorf("%w: the target's address cannot be opened; was the server's identity.key replaced? Add the target again", errFinal)
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
 	if err != nil {

@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -44,5 +45,31 @@ func TestMigrationCounts(t *testing.T) {
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestNewerMetadataIsRefused opens a directory that a later version has written, and leaves it as it is.
+func TestNewerMetadataIsRefused(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	db, err := openDB(filepath.Join(dir, "registry.db"), 1, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = db.Exec(`CREATE TABLE later (id INTEGER); PRAGMA user_version = 99`)
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(dir, Options{Reserve: -1}); err == nil || !strings.Contains(err.Error(), "schema version 99 is newer than 3") {
+		t.Errorf("Open = %v", err)
+	}
+	db, err = openDB(filepath.Join(dir, "registry.db"), 1, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tables, version int
+	err = errors.Join(db.QueryRow(`SELECT count(*) FROM sqlite_master`).Scan(&tables), db.QueryRow(`PRAGMA user_version`).Scan(&version), db.Close())
+	if err != nil || tables != 1 || version != 99 {
+		t.Errorf("after that %d tables, version %d, %v", tables, version, err)
 	}
 }

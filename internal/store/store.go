@@ -30,6 +30,13 @@ var ErrNotFound = errors.New("not found")
 // BucketRuns is the bucket that holds run records.
 const BucketRuns = "runs"
 
+const (
+	bucketTargets    = "targets"
+	bucketWorkers    = "workers"
+	bucketRegistries = "registries"
+	bucketLeaders    = "leaders"
+)
+
 // A Store is kiln's state. It is safe for concurrent use.
 type Store struct {
 	Runs    Bucket[run.Run]
@@ -82,8 +89,12 @@ func OpenShared(ctx context.Context, js jetstream.JetStream, leaseTTL time.Durat
 	return open(ctx, buckets{js: js, replicas: replicas, raise: raise}, leaseTTL, jetstream.FileStorage)
 }
 
-// Attach opens the buckets that another process has made, or returns ErrNotFound.
+// Attach opens the buckets that another process has made. It returns ErrNotFound if there are none, and ErrOlder until
+// such a process has upgraded them.
 func Attach(ctx context.Context, js jetstream.JetStream) (*Store, error) {
+	if err := upgraded(ctx, js); err != nil {
+		return nil, err
+	}
 	workers, err := js.KeyValue(ctx, bucketWorkers)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		err = ErrNotFound
@@ -97,10 +108,8 @@ func Attach(ctx context.Context, js jetstream.JetStream) (*Store, error) {
 	}
 	s := Store{LeaseTTL: status.TTL()}
 	return &s, errors.Join(
-		s.Workers.attach(ctx, js, bucketWorkers), s.Leases.attach(ctx, js, "leases"), s.Registries.attach(ctx, js, "registries"))
+		s.Workers.attach(ctx, js, bucketWorkers), s.Leases.attach(ctx, js, "leases"), s.Registries.attach(ctx, js, bucketRegistries))
 }
-
-const bucketWorkers = "workers"
 
 func open(ctx context.Context, js buckets, leaseTTL time.Duration, alive jetstream.StorageType) (*Store, error) {
 	expiring := func(name string, ttl time.Duration) jetstream.KeyValueConfig {
@@ -117,13 +126,13 @@ func open(ctx context.Context, js buckets, leaseTTL time.Duration, alive jetstre
 		s.Trusted.open(ctx, js, jetstream.KeyValueConfig{Bucket: "trusted"}),
 		s.Tokens.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tokens"}),
 		s.TokenUse.open(ctx, js, jetstream.KeyValueConfig{Bucket: "tokenuse", TTL: 365 * 24 * time.Hour}),
-		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: "targets"}),
+		s.Targets.open(ctx, js, jetstream.KeyValueConfig{Bucket: bucketTargets}),
 		s.Undelivered.open(ctx, js, jetstream.KeyValueConfig{Bucket: "undelivered", TTL: 30 * 24 * time.Hour, MaxBytes: 256 << 20}),
 		s.Drains.open(ctx, js, jetstream.KeyValueConfig{Bucket: "drains"}),
 		s.Leases.open(ctx, js, expiring("leases", leaseTTL)),
 		s.Workers.open(ctx, js, expiring(bucketWorkers, leaseTTL)),
-		s.Registries.open(ctx, js, expiring("registries", leaseTTL)),
-		s.Leaders.open(ctx, js, expiring("leaders", LeaderTTL)),
+		s.Registries.open(ctx, js, expiring(bucketRegistries, leaseTTL)),
+		s.Leaders.open(ctx, js, expiring(bucketLeaders, LeaderTTL)),
 	)
 	return &s, err
 }

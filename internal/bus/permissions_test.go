@@ -28,7 +28,7 @@ func startCompose(t *testing.T) (asServer, asWorker bus.Remote) {
 		}
 		return path
 	}
-	conf, err := os.ReadFile("../../compose/nats.conf")
+	conf, err := os.ReadFile("../../.compose/nats.conf")
 	if err != nil {
 		t.Fatal(err)
 	}

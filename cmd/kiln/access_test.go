@@ -334,7 +334,7 @@ func TestSessions(t *testing.T) {
 		"POST /v2/team/app/blobs/uploads/":                     {401, `scope="repository:team/app:pull,push",error="insufficient_scope"`},
 		"POST /v2/team/app/blobs/uploads/?mount=x&from=team/x": {401, `scope="repository:team/app:pull,push repository:team/x:pull",error="insufficient_scope"`},
 		"GET /v2/team/x/tags/list":                             {401, `scope="repository:team/x:pull",error="insufficient_scope"`},
-		"POST /v2/.kiln/publish/ra":                               {403, ""},
+		"POST /v2/.kiln/publish/ra":                            {403, ""},
 		"GET /v2/kiln/contexts/manifests/x":                    {401, "insufficient_scope"},
 		"DELETE /v2/team/app/manifests/1":                      {401, `scope="repository:team/app:delete",error="insufficient_scope"`},
 		"GET " + auth.TokenPath:                                {401, "Basic"}, // a session makes no other

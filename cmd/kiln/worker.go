@@ -47,7 +47,7 @@ func newWorkerCommand(c *cli) *cobra.Command {
 func (cfg *serveConfig) validateApart() error {
 	var errs []error
 	if !cfg.nats.others() {
-		errs = append(errs, errors.New("--nats is missing: where are the server's messages and state?"))
+		errs = append(errs, errors.New("--nats is missing: it says where the server's messages and state are"))
 	}
 	for _, v := range cfg.steps.vaults {
 		if _, kind, _, err := secret.ParseVault(v); err == nil && kind == "store" {

@@ -51,7 +51,7 @@ func (cfg *serveConfig) validateApart() error {
 	}
 	for _, v := range cfg.steps.vaults {
 		if _, kind, _, err := secret.ParseVault(v); err == nil && kind == "store" {
-			errs = append(errs, fmt.Errorf("--vault %s: a worker has not got the key of the server's secrets: use env: or file:", v))
+			errs = append(errs, fmt.Errorf("--vault %s: a worker has not got the key of the server's secrets; use env:PREFIX or file:DIR instead", v))
 		}
 	}
 	return errors.Join(append(errs, cfg.validateWorker())...)

@@ -148,7 +148,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("worker: %w", err)
 	}
 	defer unsubscribe()
-	if err := w.register(ctx); err != nil {
+	if err := bus.Patiently(ctx, func() error { return w.register(ctx) }); err != nil {
 		return fmt.Errorf("worker: %w", err)
 	}
 	var runs sync.WaitGroup

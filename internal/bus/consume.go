@@ -124,7 +124,11 @@ const pullAhead = 256
 // Consume delivers messages to handle until ctx is done, and returns nil then. Handle is called from
 // one goroutine, in order, and owns the message: it settles it, now or later.
 func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) error {
-	cons, err := b.declareReader(ctx, c)
+	var cons jetstream.Consumer
+	err := Patiently(ctx, func() (err error) { // the server may be restarting
+		cons, err = b.declareReader(ctx, c)
+		return err
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil

@@ -58,7 +58,7 @@ func (w *Worker) execute(ctx context.Context, cancel context.CancelCauseFunc, as
 	begun := time.Now()
 	a := &attempt{w: w, run: as.Run, begun: begun, reports: newReporter(w.Bus, as.Run, begun)}
 	log.Info("attempt started")
-	out := a.outcome(ctx, a.work(ctx, as))
+	out := a.outcome(ctx, a.awaitRegistry(ctx, a.work(ctx, as)))
 	log.Info("attempt ended", "outcome", out.state, "reason", out.reason)
 	if out.state == event.HandedBack && !out.blameless { // before the next run comes
 		if err := a.w.register(context.WithoutCancel(ctx)); err != nil {
@@ -212,7 +212,7 @@ func (a *attempt) outcome(ctx context.Context, err error) outcome {
 		return outcome{state: event.HandedBack, reason: cause.Error(), blameless: true}
 	case errors.Is(cause, errLeaseLost), errors.Is(cause, errGivenUp), errors.Is(err, registry.ErrFenced):
 		return outcome{reason: err.Error()} // another attempt has taken over: nobody listens to this one
-	case errors.Is(err, solve.ErrUnavailable):
+	case errors.Is(err, solve.ErrUnavailable), errors.Is(err, errRegistryAway):
 		return outcome{state: event.HandedBack, reason: a.clean(err)}
 	case errors.As(err, &step), errors.As(err, &invalid):
 		return outcome{state: run.Failed, reason: a.clean(err)}

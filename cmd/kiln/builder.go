@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -134,12 +135,34 @@ func (b *builder) ready(ctx context.Context) (buildkit.Info, error) {
 		}
 	}
 	info, err := b.client.Info(ctx)
+	if err != nil && b.own == nil && slices.Equal(b.cfg.roles, []role{roleWorker}) {
+		info, err = b.await(ctx, err)
+	}
 	if err != nil {
 		return info, err
 	}
 	if info.Network == "host" && !b.cfg.hostNetwork {
 		return info, usagef("set up a network for the daemon with kiln cni, or accept it with --buildkit-host-network",
 			"the BuildKit daemon at %s connects containers to the host's network, so runs would not be isolated from it", b.cfg.buildkit)
+	}
+	return info, nil
+}
+
+// daemonAgain is how often a daemon is asked for that does not answer.
+const daemonAgain = time.Second
+
+// await waits until the daemon answers, which did not because of err: it may be started again just now.
+func (b *builder) await(ctx context.Context, err error) (info buildkit.Info, _ error) {
+	b.log.Warn("waiting for the build daemon to answer", "err", err)
+	again := time.NewTicker(daemonAgain)
+	defer again.Stop()
+	for err != nil {
+		select {
+		case <-ctx.Done():
+			return info, context.Cause(ctx)
+		case <-again.C:
+		}
+		info, err = b.client.Info(ctx)
 	}
 	return info, nil
 }

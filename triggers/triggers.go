@@ -38,8 +38,8 @@ import (
 
 const (
 	everyDefault = 5 * time.Minute
-	inHand       = 64               // events of a kind that are decided at once
-	ackWait      = 15 * time.Second // after which an event comes again whose decider has died
+	inHand       = 64              // events of a kind that are decided at once
+	ackWait      = 5 * time.Second // after which an event comes again whose decider has died
 	setupsAtOnce = 8
 )
 

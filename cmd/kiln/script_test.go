@@ -7,7 +7,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"kiln": main})
+	testscript.Main(m, map[string]func(){"kiln": main, natsCommand: natsMain})
 }
 
 func TestScripts(t *testing.T) {

@@ -127,7 +127,7 @@ func (n *node) writeBackup(ctx context.Context, w io.Writer, what apiclient.Back
 			Message: "another backup is being made", Remedy: "try again when it is done"}
 	}
 	defer oneBackup.Unlock()
-	opt := backup.Options{Version: version(), Dir: n.cfg.data, Logs: what.Logs}
+	opt := backup.Options{Version: version(), Dir: n.cfg.keys, Logs: what.Logs}
 	if !what.NoKeys {
 		opt.Keys = keyFiles
 	}

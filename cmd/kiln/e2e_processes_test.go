@@ -257,7 +257,7 @@ func (c *cluster) open() (*bus.Bus, *store.Store) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	st, err := store.OpenShared(c.t.Context(), b.JetStream(), clusterLease)
+	st, err := store.OpenShared(c.t.Context(), b.JetStream(), clusterLease, 1, false)
 	if err != nil {
 		c.t.Fatal(err)
 	}

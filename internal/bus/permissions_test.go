@@ -84,6 +84,7 @@ func TestComposeWorkersMayNotDecide(t *testing.T) {
 	for subject, allowed := range map[string]bool{
 		event.ReportSubject("r1"): true, event.LogSubject("r1", 0): true, event.LogSubject("r1", -1): true,
 		"$KV.leases." + event.LeaseKey("r1", 2): true, "$KV.workers.w1": true, event.AskPurge: true,
+		"$JS.API.STREAM.INFO.KV_meta": true, "$JS.API.DIRECT.GET.KV_meta.$KV.meta.schema": true, "$JS.API.STREAM.MSG.GET.KV_meta": true, "$KV.meta.schema": false,
 		event.RequestSubject("k"): false, event.CancelSubject("r1"): false, event.RunSubject("run.finished", "r1"): false,
 		event.DecisionSubject("u", "t"): false, event.WorkSubject("other"): false, event.ControlSubject("other"): false,
 		event.NotifySubject("t"): false, "$KV.runs.r1": false, "$KV.registries.registry": false, "$KV.leaders.scheduler": false, "$KV.tokens.k": false, "$KV.secrets.k": false,

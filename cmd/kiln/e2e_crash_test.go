@@ -113,7 +113,13 @@ func checkFence(t *testing.T, s *server, id string) {
 // publish publishes an image in the name of an attempt, and returns the status of the answer.
 func publish(t *testing.T, s *server, id string, attempt int, digest string) int {
 	t.Helper()
-	body := fmt.Sprintf(`{"run":%q,"attempt":%d,"step":"publish","tags":[{"repository":"slow","tag":"zombie","digest":%q}]}`, id, attempt, digest)
+	return publishIn(t, s, "slow", id, attempt, digest)
+}
+
+// publishIn is publish of an image in another repository.
+func publishIn(t *testing.T, s *server, repository, id string, attempt int, digest string) int {
+	t.Helper()
+	body := fmt.Sprintf(`{"run":%q,"attempt":%d,"step":"publish","tags":[{"repository":%q,"tag":"zombie","digest":%q}]}`, id, attempt, repository, digest)
 	req, err := http.NewRequest(http.MethodPost, s.url+"/v2/.kiln/publish/"+id, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)

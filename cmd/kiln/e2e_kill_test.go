@@ -317,7 +317,7 @@ func (k *massacre) settle(ctx context.Context) {
 		k.t.Errorf("run %s, whose worker stood still: %v, %s: %s", k.zombie, err, r.State, r.Reason)
 	}
 	if len(r.Images) > 0 {
-		if status := publish(k.t, k.server(k.first, 0), k.zombie, 1, r.Images[0].Digest); status != http.StatusConflict {
+		if status := publishIn(k.t, k.server(k.first, 0), "kill/zombie", k.zombie, 1, r.Images[0].Digest); status != http.StatusConflict {
 			k.t.Errorf("publication of the attempt whose worker stood still: status %d, want 409", status)
 		}
 	}
@@ -385,6 +385,9 @@ func (k *massacre) checkLedger(ctx context.Context) {
 	for id, r := range runs {
 		states[r.State]++
 		attempts += r.Attempt
+		if r.State == run.Error {
+			k.t.Logf("run %s of %s: %s", id, r.Cause.Request, r.Reason)
+		}
 		if !r.State.Final() || finished[id] != 1 {
 			k.t.Errorf("run %s is %s, and %d times it was told that it has ended", id, r.State, finished[id])
 		}

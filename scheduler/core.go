@@ -68,6 +68,7 @@ type member struct {
 	event.Worker
 	busy    int
 	drained bool
+	silent  bool // it has lost a run since it was last heard of
 }
 
 func newCore(maxRuns int) *core {
@@ -196,7 +197,7 @@ func (e *entry) assigned() bool { return e.run.State == run.Started || e.run.Sta
 // restarted, so what its predecessor held is lost.
 func (c *core) join(w event.Worker, now time.Time) {
 	if m := c.workers[w.Instance]; m != nil {
-		m.Worker = w
+		m.Worker, m.silent = w, false
 		return
 	}
 	m := &member{Worker: w, drained: c.drained[w.Name]}
@@ -331,6 +332,9 @@ func (c *core) lease(runID string, attempt int) bool {
 // expire notes that an attempt's lease is gone.
 func (c *core) expire(runID string, attempt int, now time.Time) {
 	if e := c.runs[runID]; e != nil && e.assigned() && e.run.Attempt == attempt {
+		if m := c.workers[e.attempt().Instance]; m != nil {
+			m.silent = true
+		}
 		c.lose(e, "the worker was not heard of any more", false, now)
 	}
 }

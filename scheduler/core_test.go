@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,10 +58,71 @@ func TestReportOfALostAttemptChangesNothing(t *testing.T) {
 	c.admit(decided("ra"), t0)
 	c.assign(t0)
 	c.expire("ra", 1, t0)
+	c.join(member1(1), t0)
 	c.assign(t0)
 	c.report(event.Report{Run: "ra", Attempt: 1, Time: t0, Final: run.Failed, Reason: "zombie"}, t0)
 	if r := c.runs["ra"].run; r.State != run.Started || r.Attempt != 2 {
 		t.Errorf("got %s attempt %d, want Started attempt 2", r.State, r.Attempt)
+	}
+}
+
+func TestWorkerThatWasNotHeardOfGetsNoRunUntilItIs(t *testing.T) {
+	c := newCore(0)
+	c.join(member1(1), t0)
+	c.admit(decided("ra"), t0)
+	c.assign(t0)
+	c.expire("ra", 1, t0) // its registration has not expired yet
+	c.assign(t0)
+	if r := c.runs["ra"].run; r.State != run.Queued || r.Attempt != 1 {
+		t.Errorf("got %s attempt %d, want Queued attempt 1", r.State, r.Attempt)
+	}
+	if w := c.places([]string{"ra"})[0]; !strings.HasPrefix(w.Reason, "waiting for a worker: one is not heard of") {
+		t.Errorf("it waits: %s", w.Reason)
+	}
+	c.join(member1(1), t0)
+	c.assign(t0)
+	if r := c.runs["ra"].run; r.State != run.Started || r.Attempt != 2 {
+		t.Errorf("heard of again: got %s attempt %d, want Started attempt 2", r.State, r.Attempt)
+	}
+}
+
+// A drained worker, one whose build daemon is away and one of another platform are given no runs while others are there.
+func TestRunsGoToWorkersThatTakeThem(t *testing.T) {
+	c := newCore(0)
+	arm := event.Worker{Name: "arm", Instance: "i2", Parallel: 4, Platforms: []string{"linux/arm64"}}
+	x86 := event.Worker{Name: "x86", Instance: "i3", Parallel: 1, Platforms: []string{"linux/amd64", "linux/386"}}
+	c.join(arm, t0)
+	c.join(x86, t0)
+	next := func(id, platform string) string {
+		t.Helper()
+		r := decided(id)
+		r.Spec.Platform = platform
+		c.admit(r, t0)
+		c.assign(t0)
+		return c.runs[id].attempt().Worker
+	}
+	if got := next("ra", "linux/amd64"); got != "x86" {
+		t.Errorf("a run for linux/amd64 goes to %q", got)
+	}
+	if got := next("rb", "linux/amd64"); got != "" {
+		t.Errorf("the second, while the worker of its platform is busy, goes to %q", got)
+	}
+	if got := next("rc", "linux/s390x"); got != "arm" {
+		t.Errorf("a run of a platform that no worker has goes to %q, want the one with free slots", got)
+	}
+	c.drain("arm", true)
+	if got := next("rd", ""); got != "" {
+		t.Errorf("a run goes to %q, which is drained", got)
+	}
+	c.drain("arm", false)
+	c.assign(t0)
+	if got := c.runs["rd"].attempt().Worker; got != "arm" {
+		t.Errorf("undrained: a run goes to %q", got)
+	}
+	arm.Unfit = "cannot reach its build daemon"
+	c.join(arm, t0)
+	if got := next("re", "linux/arm64"); got != "" {
+		t.Errorf("a run goes to %q, which is not fit", got)
 	}
 }
 
@@ -90,6 +152,7 @@ func TestRunThatKillsThreeWorkersIsGivenUp(t *testing.T) {
 	for n := 1; n <= 3; n++ {
 		c.assign(t0)
 		c.expire("ra", n, t0)
+		c.join(member1(1), t0)
 	}
 	if r := c.runs["ra"].run; r.State != run.Error || r.Attempt != 3 {
 		t.Errorf("got %s after attempt %d, want Error after 3", r.State, r.Attempt)
@@ -253,7 +316,9 @@ func checkLimits(t *testing.T, c *core, seed uint64) {
 	t.Helper()
 	held, free := map[string]int{}, 0
 	for _, m := range c.workers {
-		free += max(0, m.Parallel-m.busy)
+		if m.closed() == "" {
+			free += max(0, m.Parallel-m.busy)
+		}
 	}
 	total := 0
 	for _, e := range c.runs {

@@ -224,8 +224,11 @@ func (m *member) free() int { return m.Parallel - m.busy }
 
 // closed is why a worker is given no runs, empty if it is given some.
 func (m *member) closed() string {
-	if m.drained {
+	switch {
+	case m.drained:
 		return "is drained"
+	case m.silent:
+		return "is not heard of"
 	}
 	return m.Unfit
 }

@@ -74,7 +74,7 @@ func (r *remotes) fetch(ctx context.Context, location string) (context.Context, 
 	if _, err := task.ParseContext(location); err != nil {
 		return ctx, nil, err
 	}
-	src, err := a.w.Open(ctx, OpenRequest{Context: location, Scope: a.scope(), Credentials: a.credentials, Registry: a.tokens.Registry, Token: a.tokenFor(location),
+	src, err := a.w.Open(ctx, OpenRequest{Context: location, Scope: a.scope(), Credentials: a.credentials, Registry: a.tokens.Publish, Token: a.tokenFor(location),
 		Stranger: a.run.Spec.Restricted})
 	if err != nil {
 		return ctx, nil, err

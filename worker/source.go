@@ -41,7 +41,7 @@ type OpenRequest struct {
 	// Credentials returns the user and password for a registry, both empty for anonymous; without a user
 	// the password is an identity token.
 	Credentials func(host string) (user, password string)
-	// Registry is the token for the co-located registry.
+	// Registry is the token for contexts in the co-located registry, where that is in another process.
 	Registry string
 	// Token is the secret to show the server of the context, empty for none.
 	Token string
@@ -83,7 +83,7 @@ func (a *attempt) openSource(ctx context.Context) (Source, error) {
 		return nil, nil
 	}
 	src, err := a.w.Open(ctx, OpenRequest{Context: spec.Context, Ref: spec.Ref, Commit: a.run.Cause.Commit,
-		Scope: a.scope(), Credentials: a.credentials, Registry: a.tokens.Registry, Token: a.secrets.Context})
+		Scope: a.scope(), Credentials: a.credentials, Registry: a.tokens.Publish, Token: a.secrets.Context})
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}

@@ -133,7 +133,7 @@ var readContexts = event.Grant{Repository: source.Repository, Permissions: []eve
 // stagingAccess is the right to read images and to stage some.
 func stagingAccess(name string, until time.Time) auth.Principal {
 	return auth.Principal{Name: name, Role: auth.RoleRun, Expires: until, Grants: []event.Grant{
-		{Repository: "*", Permissions: []event.Permission{event.ContentRead, event.MetadataRead}}, staging, readContexts}}
+		{Repository: "*", Permissions: []event.Permission{event.ContentRead, event.MetadataRead}}, staging}}
 }
 
 // runAccess is the right to read what a run may, and to stage images. The registry has several names.
@@ -145,9 +145,7 @@ func runAccess(spec run.Spec, until time.Time, names ...string) auth.Principal {
 		})
 		return restrictedAccess("restricted runs", readable, until)
 	case !l.ReadsAll():
-		p := restrictedAccess("runs of "+l.By, l.Pull, until)
-		p.Grants = append(p.Grants, readContexts)
-		return p
+		return restrictedAccess("runs of "+l.By, l.Pull, until)
 	}
 	return stagingAccess("runs", until)
 }
@@ -161,7 +159,8 @@ func restrictedAccess(name string, readable []string, until time.Time) auth.Prin
 	return p
 }
 
-// publishingAccess is the right to publish for a run, as far as its fence lets the attempt.
+// publishingAccess is the right to publish for a run, as far as its fence lets the attempt, and to read its context:
+// the build daemon never gets to see it.
 func publishingAccess(run string, until time.Time) auth.Principal {
-	return auth.Principal{Name: "run " + run, Role: auth.RoleRun, Run: run, Expires: until}
+	return auth.Principal{Name: "run " + run, Role: auth.RoleRun, Run: run, Expires: until, Grants: []event.Grant{readContexts}}
 }

@@ -76,7 +76,7 @@ func (s *server) start() {
 	if s.url != "" {
 		listen = strings.TrimPrefix(s.url, "http://")
 	}
-	settings := filepath.Join(s.tmp, "kiln.yaml")
+	settings := s.data + ".yaml" // s.tmp is looked into for what servers leave
 	if err := os.WriteFile(settings, []byte("verbose: true\nlisten: nowhere\n"), 0o644); err != nil {
 		s.t.Fatal(err)
 	}

@@ -153,7 +153,8 @@ type Registry struct {
 	Certificate string `json:"certificate,omitempty"`
 }
 
-// Tokens are what an attempt shows the co-located registry.
+// Tokens are what an attempt shows the co-located registry. The worker alone uses that for publishing, which also
+// reads contexts; the other one its build daemon gets to know.
 type Tokens struct {
 	Registry string `json:"registry"`          // for reading, and for staging images
 	Publish  string `json:"publish,omitempty"` // for publishing what the run has made

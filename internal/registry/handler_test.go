@@ -68,7 +68,7 @@ func TestEveryRequestIsAuthorized(t *testing.T) {
 		"GET /v2/a/b/referrers/" + d:     "pull a/b",
 		"PUT /v2/.kiln/fence/r1":         "control",
 		"DELETE /v2/.kiln/fence/r1":      "control",
-		"POST /v2/.kiln/publish":         "control",
+		"POST /v2/.kiln/publish/r1":      "publish r1",
 		"GET /v2/A/tags/list":            "pull",
 		"GET /v2/.kiln/publish":          "pull",
 		"GET /v2/x":                      "pull",

@@ -212,8 +212,8 @@ func (b *Bus) tail(ctx context.Context, stream, filter string, cfg jetstream.Ord
 	stop := context.AfterFunc(ctx, it.Stop)
 	defer func() { stop(); it.Stop() }()
 	for {
-		m, err := it.Next()
-		if ctx.Err() != nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+		m, err := nextOf(ctx, cons, it, follow)
+		if ctx.Err() != nil || errors.Is(err, jetstream.ErrMsgIteratorClosed) || errors.Is(err, errRemoved) {
 			return nil
 		}
 		if err != nil {
@@ -225,6 +225,36 @@ func (b *Bus) tail(ctx context.Context, stream, filter string, cfg jetstream.Ord
 		}
 		if !handle(meta.Sequence.Stream, m.Data()) || !follow && meta.NumPending == 0 {
 			return nil
+		}
+	}
+}
+
+// removedAfter is how long a message is waited for that is to be there, before it is asked whether it still is.
+const removedAfter = 500 * time.Millisecond
+
+// errRemoved is returned by nextOf when what was to be read is not there any more.
+var errRemoved = errors.New("removed")
+
+// nextOf returns the next message. Without follow it does not wait for one that was removed meanwhile.
+func nextOf(ctx context.Context, cons jetstream.Consumer, it jetstream.MessagesContext, follow bool) (jetstream.Msg, error) {
+	if follow {
+		return it.Next()
+	}
+	for none := 0; ; {
+		m, err := it.Next(jetstream.NextMaxWait(removedAfter))
+		if !errors.Is(err, nats.ErrTimeout) {
+			return m, err
+		}
+		info, err := cons.Info(ctx)
+		switch {
+		case err != nil && !transient(err):
+			return nil, err
+		case err != nil || info.NumPending > 0:
+			none = 0
+		case none > 0: // and nothing was on its way
+			return nil, errRemoved
+		default:
+			none++
 		}
 	}
 }

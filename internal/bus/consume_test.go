@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"kiln/internal/bus"
+	"kiln/internal/event"
 	"kiln/internal/natstest"
 )
 
@@ -272,5 +273,31 @@ func TestOneAtATimeNeverStalls(t *testing.T) {
 	})
 	for range sent {
 		receive(t, got)
+	}
+}
+
+// What is read may be removed at the same time: the reader ends all the same.
+func TestTailEndsWhenWhatItReadsIsRemoved(t *testing.T) {
+	t.Parallel()
+	b := natstest.Start(t)
+	subject := event.LogSubject("r1", 0)
+	for n := range 600 { // more than are asked for at a time
+		if _, err := b.Publish(t.Context(), subject, "", n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	read := 0
+	err := b.Tail(ctx, bus.StreamLogs, subject, 0, false, func(uint64, []byte) bool {
+		if read++; read == 1 {
+			if err := b.Purge(ctx, bus.StreamLogs, subject); err != nil {
+				t.Error(err)
+			}
+		}
+		return true
+	})
+	if err != nil || ctx.Err() != nil {
+		t.Errorf("after %d messages: %v, %v", read, err, ctx.Err())
 	}
 }

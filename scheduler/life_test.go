@@ -97,6 +97,61 @@ func checkSealed(t *testing.T, w *testWorker, as event.Assignment) {
 	}
 }
 
+// A deafFence is a registry that cannot be told that runs have ended.
+type deafFence struct{ scheduler.Fence }
+
+func (deafFence) FinishRun(context.Context, string) error { return errors.New("away") }
+
+// A toldFence tells of the runs that were finished in the registry.
+type toldFence struct {
+	scheduler.Fence
+	finished chan string
+}
+
+func (f toldFence) FinishRun(ctx context.Context, run string) error {
+	err := f.Fence.FinishRun(ctx, run)
+	f.finished <- run
+	return err
+}
+
+func TestSuccessorFinishesWhatHasEnded(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, time.Minute)
+	reg := s.fence
+	s.fence = deafFence{reg}
+	stop := s.schedule(t)
+	w := s.worker(t, "one", "i1")
+	for _, id := range []string{"ra", "rb"} {
+		s.decide(t, run.Run{ID: id})
+		w.assigned(t, id, 1)
+		if id == "ra" {
+			s.report(t, event.Report{Run: id, Attempt: 1, N: 1, Final: run.Succeeded})
+			s.await(t, id, in(run.Succeeded))
+			s.wantFence(t, id, 1, registry.ErrManifestUnknown)
+		}
+	}
+	stop()
+	if err := reg.RaiseFence(t.Context(), "rc", 2); err != nil { // late, of a run whose record was removed meanwhile
+		t.Fatal(err)
+	}
+
+	told := toldFence{reg, make(chan string, 8)}
+	s.fence = told
+	s.schedule(t)
+	for _, want := range []string{"ra", "rc"} {
+		select {
+		case got := <-told.finished:
+			if got != want {
+				t.Errorf("run %s was finished, want %s", got, want)
+			}
+		case <-time.After(bound):
+			t.Fatalf("run %s is not finished after %s", want, bound)
+		}
+	}
+	s.wantFence(t, "ra", 1, registry.ErrFenced)
+	s.wantFence(t, "rb", 1, registry.ErrManifestUnknown)
+}
+
 // A gate is a fence that is raised only after it was opened.
 type gate struct {
 	scheduler.Fence

@@ -6,8 +6,10 @@
 // from JetStream. A run goes on when its task is deleted, be it queued or under way: it was decided.
 // That a run is queued, started and finished is told in events, each of them once; none delays the run.
 //
-// Waiting runs are served by pool and by lane, in each lane in the order of their creation. Before it hands an attempt to a worker it raises the run's fence in the registry:
-// whatever an older attempt still does, it can publish nothing.
+// Waiting runs are served by pool and by lane, in each lane in the order of their creation. Before it
+// hands an attempt to a worker it raises the run's fence in the registry: whatever an older attempt still
+// does, it can publish nothing. It removes the fence after it has stored the run's end, and the fences
+// that a scheduler before it has left.
 package scheduler
 
 import (
@@ -33,6 +35,8 @@ type Fence interface {
 	RaiseFence(ctx context.Context, run string, attempt int) error
 	// FinishRun refuses every further publication of the run and forgets it.
 	FinishRun(ctx context.Context, run string) error
+	// Fences lists runs that were not finished, in the order of their IDs from after on; none means that there are no more.
+	Fences(ctx context.Context, after string) ([]string, error)
 }
 
 // A Scheduler turns decisions into runs. Its fields are set before Run is called and not changed after.
@@ -107,6 +111,7 @@ func (s *Scheduler) Run(ctx context.Context) error {
 	g.Go(func() error { return s.watchWorkers(ctx) })
 	g.Go(func() error { return s.watchDrains(ctx) })
 	g.Go(func() error { return s.announce(ctx) })
+	g.Go(func() error { return s.sweep(ctx) })
 	for _, c := range []struct {
 		consumer bus.Consumer
 		handle   func(bus.Message)

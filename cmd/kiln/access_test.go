@@ -400,6 +400,9 @@ func TestPublishingOverTheNetwork(t *testing.T) {
 		if err := c.RaiseFence(t.Context(), tok, "ra", 2); !errors.Is(err, registry.ErrDenied) && !errors.Is(err, registry.ErrUnauthenticated) {
 			t.Errorf("a token %s raises a fence: %v", name, err)
 		}
+		if got, err := c.Fences(t.Context(), tok, ""); !errors.Is(err, registry.ErrDenied) && !errors.Is(err, registry.ErrUnauthenticated) {
+			t.Errorf("a token %s lists fences: %v, %v", name, got, err)
+		}
 	}
 	publish := func(tok, run string) error {
 		_, err := c.Publish(t.Context(), tok, registry.Publication{Run: run, Attempt: 1, Step: "push",

@@ -427,7 +427,7 @@ func (k *massacre) checkEmpty() {
 	}
 	defer db.Close()
 	fences := -1
-	waitUntil(k.t, time.Minute, func() bool {
+	waitUntil(k.t, 2*time.Minute, func() bool { // what a server that was killed has left, the other one looks for
 		err := db.QueryRow("SELECT count(*) FROM fence").Scan(&fences)
 		return err == nil && fences == 0
 	}, func() string { return fmt.Sprintf("%d fences are left", fences) })

@@ -21,6 +21,7 @@ import (
 	"kiln/internal/registry"
 	"kiln/internal/source"
 	"kiln/internal/store"
+	"kiln/scheduler"
 	"kiln/worker"
 )
 
@@ -153,6 +154,15 @@ func (r remoteRegistry) FinishRun(ctx context.Context, run string) error {
 	return r.client.FinishRun(ctx, token, run)
 }
 
+// Fences implements scheduler.Fence.
+func (r remoteRegistry) Fences(ctx context.Context, after string) ([]string, error) {
+	token, err := r.token()
+	if err != nil {
+		return nil, err
+	}
+	return r.client.Fences(ctx, token, after)
+}
+
 // Resolve implements what digests need.
 func (r remoteRegistry) Resolve(ctx context.Context, repository, reference string) (registry.Descriptor, error) {
 	token, err := r.token()
@@ -262,8 +272,7 @@ func (n *node) registryHTTP() *http.Client { return &http.Client{Transport: n.re
 
 // far returns the registry as other components of this process use it.
 func (n *node) far() interface {
-	RaiseFence(ctx context.Context, run string, attempt int) error
-	FinishRun(ctx context.Context, run string) error
+	scheduler.Fence
 	Resolve(ctx context.Context, repository, reference string) (registry.Descriptor, error)
 } {
 	if n.registry != nil {

@@ -119,6 +119,7 @@ func TestRolesInTheRegistry(t *testing.T) {
 		{registry.Delete, "DELETE /v2/web/app/manifests/" + deleted, some("mixed")},
 		{registry.Delete, "DELETE /v2/db/app/manifests/" + deleted, all},
 		{registry.Catalog, "GET /v2/_catalog", some("author", "runner", "reader", "all", "mixed", "pull")},
+		{registry.Control, "GET /v2/.kiln/fences", all},
 		{registry.Control, "DELETE /v2/.kiln/fence/r00000000000", all},
 		{registry.Publish, "POST /v2/.kiln/publish/r00000000000", all},
 	}

@@ -11,5 +11,5 @@ func RouteClass(path string) string {
 
 var classes = map[kind]string{
 	kindBase: "base", kindCatalog: "catalog", kindTags: "tags", kindManifest: "manifests", kindBlob: "blobs",
-	kindUploads: "uploads", kindUpload: "uploads", kindReferrers: "referrers", kindFence: "control", kindPublish: "control",
+	kindUploads: "uploads", kindUpload: "uploads", kindReferrers: "referrers", kindFences: "control", kindFence: "control", kindPublish: "control",
 }

@@ -39,6 +39,13 @@ func (c *Client) FinishRun(ctx context.Context, token, run string) error {
 	return c.do(ctx, token, http.MethodDelete, "fence/"+url.PathEscape(run), nil, nil)
 }
 
+// Fences does what [Store.Fences] does.
+func (c *Client) Fences(ctx context.Context, token, after string) ([]string, error) {
+	var out fences
+	err := c.do(ctx, token, http.MethodGet, "fences?after="+url.QueryEscape(after), nil, &out)
+	return out.Runs, err
+}
+
 // Publish does what [Store.Publish] does.
 func (c *Client) Publish(ctx context.Context, token string, p Publication) ([]Published, error) {
 	var out publications

@@ -19,6 +19,20 @@ type publications struct {
 	Published []Published `json:"published"`
 }
 
+// fences is the answer to who asks for the fences there are.
+type fences struct {
+	Runs []string `json:"runs"`
+}
+
+func (h *handler) listFences(w http.ResponseWriter, r *http.Request, _ route) error {
+	runs, err := h.s.Fences(r.Context(), r.URL.Query().Get("after"))
+	if err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, "application/json", fences{runs})
+	return nil
+}
+
 func (h *handler) raiseFence(w http.ResponseWriter, r *http.Request, rt route) error {
 	var f fence
 	if err := readJSON(w, r, &f); err != nil {

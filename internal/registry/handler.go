@@ -19,7 +19,7 @@ const (
 	Push    Action = "push"
 	Delete  Action = "delete"
 	Catalog Action = "catalog" // list the repositories
-	Control Action = "control" // raise fences, finish runs
+	Control Action = "control" // raise and list fences, finish runs
 	Publish Action = "publish" // publish for a run, the ID of which is in the place of the repository
 )
 
@@ -65,6 +65,7 @@ type kind int
 const (
 	kindBase kind = iota
 	kindCatalog
+	kindFences
 	kindFence
 	kindPublish
 	kindTags // from here on: in a repository
@@ -88,6 +89,7 @@ var endpoints = map[kind]map[string]endpoint{
 	kindUploads:   {"POST": {Push, (*handler).startUpload}},
 	kindUpload:    {"GET": {Push, (*handler).uploadStatus}, "PATCH": {Push, (*handler).patchUpload}, "PUT": {Push, (*handler).putUpload}, "DELETE": {Push, (*handler).cancelUpload}},
 	kindReferrers: {"GET": {Pull, (*handler).referrers}},
+	kindFences:    {"GET": {Control, (*handler).listFences}},
 	kindFence:     {"PUT": {Control, (*handler).raiseFence}, "DELETE": {Control, (*handler).finishRun}},
 	kindPublish:   {"POST": {Publish, (*handler).publish}},
 }
@@ -202,6 +204,8 @@ func parsePath(path string) (route, bool) {
 		return route{kind: kindCatalog}, true
 	case strings.HasPrefix(rest, "/.kiln/publish/"):
 		return route{kind: kindPublish, ref: strings.TrimPrefix(rest, "/.kiln/publish/")}, true
+	case rest == "/.kiln/fences":
+		return route{kind: kindFences}, true
 	case strings.HasPrefix(rest, "/.kiln/fence/"):
 		return route{kind: kindFence, ref: strings.TrimPrefix(rest, "/.kiln/fence/")}, true
 	case rest[0] != '/':

@@ -12,6 +12,9 @@ const (
 	maxStepID      = 256 // bytes of a step's ID
 )
 
+// MaxFences is how many fences are listed at once.
+const MaxFences = 1000
+
 // A Publication makes images of one step of a run visible under tags.
 type Publication struct {
 	Run     string `json:"run"`
@@ -72,6 +75,21 @@ func (s *Store) FinishRun(ctx context.Context, run string) error {
 		// repositories that have none.
 		return t.exec(`DELETE FROM fence WHERE run = ?`, run)
 	})
+}
+
+// Fences lists the runs that have a fence, at most [MaxFences] of them, in the order of their IDs after the given one.
+func (s *Store) Fences(ctx context.Context, after string) (runs []string, err error) {
+	rows, err := s.rows(ctx, `SELECT run FROM fence WHERE run > ? ORDER BY run LIMIT ?`, after, MaxFences)
+	if err != nil {
+		return nil, err
+	}
+	err = each(rows, func() error {
+		var run string
+		err := rows.Scan(&run)
+		runs = append(runs, run)
+		return err
+	})
+	return runs, err
 }
 
 func checkRun(run string) error {

@@ -20,6 +20,7 @@ import (
 type publisher interface {
 	RaiseFence(ctx context.Context, run string, attempt int) error
 	FinishRun(ctx context.Context, run string) error
+	Fences(ctx context.Context, after string) ([]string, error)
 	Publish(ctx context.Context, p registry.Publication) ([]registry.Published, error)
 }
 
@@ -90,6 +91,31 @@ func TestZombiePublishesNothing(t *testing.T) {
 		if got := pages(t, r, "/v2/team/app/tags/list"); got[0] != "a1 a3" {
 			t.Errorf("tags %q", got)
 		}
+	})
+}
+
+func TestFencesAreListedUntilRunsAreFinished(t *testing.T) {
+	eachPublisher(t, func(t *testing.T, _ *registrytest.Registry, p publisher) {
+		list := func(after, want string) {
+			t.Helper()
+			got, err := p.Fences(t.Context(), after)
+			if err != nil || strings.Join(got, " ") != want {
+				t.Errorf("fences after %q: %q, %v, want %q", after, got, err, want)
+			}
+		}
+		list("", "")
+		for _, run := range []string{"rb", "ra", "rc"} {
+			if err := p.RaiseFence(t.Context(), run, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		list("", "ra rb rc")
+		list("ra", "rb rc")
+		if err := p.FinishRun(t.Context(), "rb"); err != nil {
+			t.Fatal(err)
+		}
+		list("", "ra rc")
+		list("rc", "")
 	})
 }
 
@@ -270,6 +296,10 @@ func (s signedIn) RaiseFence(ctx context.Context, run string, attempt int) error
 
 func (s signedIn) FinishRun(ctx context.Context, run string) error {
 	return s.client.FinishRun(ctx, s.token, run)
+}
+
+func (s signedIn) Fences(ctx context.Context, after string) ([]string, error) {
+	return s.client.Fences(ctx, s.token, after)
 }
 
 func (s signedIn) Publish(ctx context.Context, p registry.Publication) ([]registry.Published, error) {

@@ -22,7 +22,7 @@ import (
 )
 
 // bound is how long anything may take.
-const bound = 15 * time.Second
+const bound = time.Minute
 
 // A site is everything that a scheduler works with: the message store, the records and the registry.
 type site struct {

@@ -48,7 +48,7 @@ func TestTracksWaitForTheScheduler(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	late := time.After(10 * time.Second)
+	late := time.After(time.Minute)
 	for n := range all {
 		select {
 		case <-read:

@@ -52,7 +52,7 @@ func TestFinalReportRepeatsEverything(t *testing.T) {
 // awaitReport waits for a report that fits.
 func awaitReport(t *testing.T, b *bus.Bus, fits func(event.Report) bool) event.Report {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var found *event.Report
 	err := b.Tail(ctx, bus.StreamReports, event.SubjectReports, 0, true, func(_ uint64, data []byte) bool {

@@ -170,7 +170,7 @@ func await(t *testing.T, what string, want int, count func() int) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute)
 	for got := count(); got != want; got = count() {
 		select {
 		case <-tick.C:

@@ -323,7 +323,7 @@ func (j *journal) awaitErr(t testing.TB, want string) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(j.text(event.StreamStderr), want); <-tick.C {
+	for deadline := time.Now().Add(time.Minute); !strings.Contains(j.text(event.StreamStderr), want); <-tick.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("no %q in the output: %s", want, j.all())
 		}

@@ -14,7 +14,7 @@ import (
 // ask asks until a process answers, for it may not have begun to.
 func ask(t *testing.T, b *bus.Bus, q int) (int, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		a, err := bus.Ask[int](ctx, b, "test.double", q)

@@ -18,7 +18,7 @@ func TestScheduledMessageIsPublishedOnceAndGoesWhenItIsOld(t *testing.T) {
 	if err := b.Schedule(t.Context(), s); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	var got []int
 	err := b.Tail(ctx, bus.StreamTimers, event.AlarmFilter, 0, true, func(_ uint64, data []byte) bool {

@@ -65,8 +65,8 @@ func next(t *testing.T, bells <-chan bell) bell {
 	select {
 	case b := <-bells:
 		return b
-	case <-time.After(20 * time.Second):
-		t.Fatal("no alarm went off within 20 s")
+	case <-time.After(time.Minute):
+		t.Fatal("no alarm went off within a minute")
 		panic("unreachable")
 	}
 }

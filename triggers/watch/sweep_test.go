@@ -50,7 +50,7 @@ func TestSweepRemovesWhatIsTrackedNoLonger(t *testing.T) {
 
 func names(t *testing.T, s *store.Store) map[graph.Name]bool {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	left := map[graph.Name]bool{}
 	err := s.Images.Watch(ctx, ">", func(e *store.Entry[event.TrackedImage]) bool {

@@ -181,8 +181,8 @@ func next[T any](t testing.TB, from <-chan T) T {
 	select {
 	case v := <-from:
 		return v
-	case <-time.After(20 * time.Second):
-		t.Fatal("nothing came within 20 s")
+	case <-time.After(time.Minute):
+		t.Fatal("nothing came within a minute")
 		panic("unreachable")
 	}
 }
@@ -195,7 +195,7 @@ func seen(t testing.TB, w *watch.Watcher, n graph.Name, digest string) event.Tra
 
 func until(t testing.TB, w *watch.Watcher, n graph.Name, ok func(event.TrackedImage) bool) (state event.TrackedImage) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	found := false
 	err := w.Store.Images.Watch(ctx, event.Hash(string(n)), func(e *store.Entry[event.TrackedImage]) bool {

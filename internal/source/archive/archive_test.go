@@ -228,7 +228,7 @@ func TestSourcesEndWithTheirContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(time.Minute); ; {
 		left, err := os.ReadDir(dir)
 		if err == nil && len(left) == 0 {
 			return

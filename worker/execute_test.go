@@ -131,18 +131,16 @@ func TestSupersededAttemptPublishesAndSaysNothing(t *testing.T) {
 	}
 }
 
-func TestTakenTagFailsTheStep(t *testing.T) {
-	t.Parallel()
+// publishTwice executes a run, and then another attempt that knows nothing of the first, makes another image and
+// publishes it in the step that edit names. It returns both final reports.
+func publishTwice(t *testing.T, edit func(*registry.Publication)) (first, second *event.Report) {
+	t.Helper()
 	s := &script{}
 	g := newRig(t, s)
 	s.build = g.staging
 	as := g.assign(t, buildRun(run.BuildSpec{Images: []string{"app"}}), nil)
-	_, err := g.stage(t.Context(), solve.Build{Step: "other", Staging: g.reg.Host + "/app"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if rep := final(g.execute(t, as)); rep == nil || rep.Final != run.Succeeded {
-		t.Fatalf("first run = %+v", rep)
+	if first = final(g.execute(t, as)); first == nil || first.Final != run.Succeeded {
+		t.Fatalf("first attempt = %+v", first)
 	}
 	r := as.Run
 	r.Attempt, r.Steps = 2, nil
@@ -150,9 +148,35 @@ func TestTakenTagFailsTheStep(t *testing.T) {
 		b.Step = "another content"
 		return g.stage(ctx, b)
 	}
-	rep := final(g.execute(t, g.assign(t, r, nil)))
+	g.w.Publisher = editing{g.w.Publisher, edit}
+	return first, final(g.execute(t, g.assign(t, r, nil)))
+}
+
+// editing is a Publisher of changed publications.
+type editing struct {
+	Publisher
+	edit func(*registry.Publication)
+}
+
+func (e editing) Publish(ctx context.Context, tokens event.Tokens, p registry.Publication) ([]registry.Published, error) {
+	e.edit(&p)
+	return e.Publisher.Publish(ctx, tokens, p)
+}
+
+func TestTakenTagFailsTheStep(t *testing.T) {
+	t.Parallel()
+	_, rep := publishTwice(t, func(p *registry.Publication) { p.Step = "another" })
 	if rep == nil || rep.Final != run.Failed || !strings.Contains(rep.Reason, "app:"+testRun) {
 		t.Errorf("final report = %+v, want Failed because of app:%s", rep, testRun)
+	}
+}
+
+// An attempt that is lost after its publication, before it can say so, has published nevertheless.
+func TestPublicationOfALostAttemptIsTheRuns(t *testing.T) {
+	t.Parallel()
+	first, rep := publishTwice(t, func(*registry.Publication) {})
+	if rep == nil || rep.Final != run.Succeeded || !slices.Equal(rep.Images, first.Images) {
+		t.Errorf("second attempt = %+v, want Succeeded with %v", rep, first.Images)
 	}
 }
 

@@ -155,7 +155,10 @@ func (a *attempt) publish(ctx context.Context, step string, pub registry.Publica
 		return err
 	}
 	var done []run.Image
-	for _, p := range published {
+	for i, p := range published {
+		if p.Digest != pub.Tags[i].Digest {
+			a.logs.say(step, "%s:%s was pushed by an earlier attempt of this run, and stays as it is", p.Repository, p.Tag)
+		}
 		img := run.Image{Registry: a.images.registry, Repository: p.Repository, Tag: p.Tag, Digest: p.Digest, Step: step}
 		if len(p.Attached) > 0 {
 			img.Provenance = p.Attached[0]

@@ -93,7 +93,9 @@ func TestPublicationAttachesDocuments(t *testing.T) {
 		if _, err := p.Publish(t.Context(), attaching(1, "v1", d, "zombie")); !errors.Is(err, registry.ErrFenced) {
 			t.Errorf("superseded attempt: %v", err)
 		}
-		if _, err := p.Publish(t.Context(), attaching(2, "v1", d, "second")); err != nil {
+		second := attaching(2, "v1", d, "second")
+		second.Step = "another"
+		if _, err := p.Publish(t.Context(), second); err != nil {
 			t.Fatal(err)
 		}
 		if _, contents := attached(t, r, "team/app", d); !slices.Equal(contents, []string{`{"by":1}`, "second"}) {

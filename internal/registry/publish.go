@@ -2,6 +2,9 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 )
 
@@ -73,6 +76,9 @@ func (s *Store) FinishRun(ctx context.Context, run string) error {
 	return s.write.do(ctx, func(t *tx) error {
 		// The fence is what keeps a run's staging repository alive: a collector takes the staging
 		// repositories that have none.
+		if err := t.exec(`DELETE FROM publication WHERE run = ?`, run); err != nil {
+			return err
+		}
 		return t.exec(`DELETE FROM fence WHERE run = ?`, run)
 	})
 }
@@ -107,8 +113,12 @@ func checkRun(run string) error {
 // Publish moves all tags of a publication, or none. It fails with ErrFenced if the attempt is below
 // the run's fence or the run has none, with ErrTagExists if a unique tag has another digest, and
 // with ErrManifestUnknown if a manifest was not staged. Manifests, the children of indexes and all
-// blobs become part of the tags' repositories, and attachments are stored beside them. Publishing again
-// changes nothing.
+// blobs become part of the tags' repositories, and attachments are stored beside them.
+//
+// Publishing again changes nothing. What a step has published under these tags in an earlier attempt of the
+// run stays, also if it made another image in this one: the result then tells of the images of that time. So
+// an attempt that was lost between its publication and its report neither moves a tag twice nor makes the
+// run fail.
 func (s *Store) Publish(ctx context.Context, p Publication) ([]Published, error) {
 	if err := p.check(); err != nil {
 		return nil, err
@@ -119,6 +129,11 @@ func (s *Store) Publish(ctx context.Context, p Publication) ([]Published, error)
 		if err := t.checkFence(p.Run, p.Attempt); err != nil {
 			return err
 		}
+		done, err := t.published(p)
+		if err != nil || done != nil {
+			out = done
+			return err
+		}
 		for _, tag := range p.Tags {
 			done, err := t.publishTag(p, tag)
 			if err != nil {
@@ -126,12 +141,51 @@ func (s *Store) Publish(ctx context.Context, p Publication) ([]Published, error)
 			}
 			out = append(out, done)
 		}
-		return t.attachAll(p, out)
+		if err := t.attachAll(p, out); err != nil {
+			return err
+		}
+		return t.keepPublication(p, out)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("publish run %s: %w", p.Run, err)
 	}
 	return out, nil
+}
+
+// published returns what an earlier attempt of the run has published in this step under these tags, nil if that is
+// nothing.
+func (t *tx) published(p Publication) (out []Published, err error) {
+	var result []byte
+	ok, err := t.row(`SELECT result FROM publication WHERE run = ? AND step = ? AND tags = ? AND attempt < ?`,
+		[]any{p.Run, p.Step, p.names(), p.Attempt}, &result)
+	if err != nil || !ok {
+		return nil, err
+	}
+	err = json.Unmarshal(result, &out)
+	for i := range out {
+		out[i].Moved = false
+	}
+	return out, err
+}
+
+// keepPublication remembers, until the run is finished, what was published.
+func (t *tx) keepPublication(p Publication, out []Published) error {
+	result, err := json.Marshal(out)
+	if err != nil {
+		return err
+	}
+	return t.exec(`INSERT INTO publication (run, step, tags, attempt, result) VALUES (?, ?, ?, ?, ?)
+		ON CONFLICT (run, step, tags) DO UPDATE SET attempt = excluded.attempt, result = excluded.result`,
+		p.Run, p.Step, p.names(), p.Attempt, result)
+}
+
+// names returns a short text that differs for other tags, or others' order.
+func (p Publication) names() string {
+	h := sha256.New()
+	for _, tag := range p.Tags {
+		fmt.Fprintf(h, "%s:%s\n", tag.Repository, tag.Tag)
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 func (p Publication) check() error {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,54 @@ func TestZombiePublishesNothing(t *testing.T) {
 		try(4, registry.ErrFenced)
 		if got := pages(t, r, "/v2/team/app/tags/list"); got[0] != "a1 a3" {
 			t.Errorf("tags %q", got)
+		}
+	})
+}
+
+// An attempt that was lost after its publication, before it could say so, is followed by one that makes other images
+// of the same source.
+func TestPublicationOfAnEarlierAttemptStays(t *testing.T) {
+	eachPublisher(t, func(t *testing.T, r *registrytest.Registry, p publisher) {
+		one, two, later := stage(t, r, staging, "one"), stage(t, r, staging, "two"), stage(t, r, staging, "later")
+		publish := func(attempt int, step, dgst, want string, tags ...string) {
+			t.Helper()
+			pub := publication(attempt)
+			pub.Step = step
+			for _, tag := range tags {
+				pub.Tags = append(pub.Tags, registry.Tag{Repository: "team/app", Tag: tag, Digest: dgst, Source: staging, Unique: tag == "r1"})
+			}
+			out, err := p.Publish(t.Context(), pub)
+			if err != nil || len(out) != len(tags) {
+				t.Fatalf("attempt %d, step %s: %+v, %v", attempt, step, out, err)
+			}
+			for i, o := range out {
+				if o.Digest != want || o.Tag != tags[i] || o.Moved != (dgst == want) {
+					t.Errorf("attempt %d, step %s has published %+v, want %s", attempt, step, o, want)
+				}
+			}
+		}
+		raise(t, p, 1)
+		publish(1, "push", one, one, "r1", "latest")
+		publish(1, "tag", one, one, "stable")
+		publish(1, "tag", two, two, "stable") // an attempt moves its own tags as it likes
+		raise(t, p, 3)
+		drain(t, r.Store)
+		publish(3, "push", two, one, "r1", "latest")
+		publish(3, "tag", one, two, "stable")
+		publish(3, "another", later, later, "late")
+		if got := show(drain(t, r.Store)); !slices.Equal(got, []string{"image.pushed team/app:late by r1/3/another"}) {
+			t.Errorf("events of the later attempt %q", got)
+		}
+		for tag, want := range map[string]string{"r1": one, "latest": one, "stable": two, "late": later} {
+			if got := fetch(t, r, "team/app", tag); got != want {
+				t.Errorf("%s is %s, want %s", tag, got, want)
+			}
+		}
+		if err := p.FinishRun(t.Context(), "r1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Publish(t.Context(), publication(4, registry.Tag{Repository: "team/app", Tag: "late", Digest: one})); !errors.Is(err, registry.ErrFenced) {
+			t.Errorf("after the end: %v", err)
 		}
 	})
 }
@@ -273,7 +322,9 @@ func TestNothingOfALowerAttemptMovesOnceTheFenceIsUp(t *testing.T) {
 	}()
 	<-started
 	raise(t, r.Store, 2)
-	if _, err := r.Store.Publish(t.Context(), publication(2, registry.Tag{Repository: "a", Tag: "latest", Digest: two})); err != nil {
+	other := publication(2, registry.Tag{Repository: "a", Tag: "latest", Digest: two})
+	other.Step = "another"
+	if _, err := r.Store.Publish(t.Context(), other); err != nil {
 		t.Fatal(err)
 	}
 	if err := <-stopped; !errors.Is(err, registry.ErrFenced) {

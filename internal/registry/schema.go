@@ -11,7 +11,7 @@ import (
 )
 
 // migrations brings a database from the version that is its index to the next one.
-var migrations = []string{schemaV1, schemaV2, schemaV3}
+var migrations = []string{schemaV1, schemaV2, schemaV3, schemaV4}
 
 // Times are Unix milliseconds. Blobs carry no file name in clear: key is opaque, so that a file can
 // be deleted while the same content is being uploaded again. repo_blob.touched is the blob's lease in a

@@ -60,7 +60,7 @@ func TestNewerMetadataIsRefused(t *testing.T) {
 	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir, Options{Reserve: -1}); err == nil || !strings.Contains(err.Error(), "schema version 99 is newer than 3") {
+	if _, err := Open(dir, Options{Reserve: -1}); err == nil || !strings.Contains(err.Error(), "schema version 99 is newer than 4") {
 		t.Errorf("Open = %v", err)
 	}
 	db, err = openDB(filepath.Join(dir, "registry.db"), 1, 1024)

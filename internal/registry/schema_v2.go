@@ -109,6 +109,17 @@ CREATE INDEX manifest_locked ON manifest (repo, locks) WHERE locks <> 0;
 CREATE INDEX tag_locked ON tag (repo, locks) WHERE locks <> 0;
 `
 
+// schemaV4 remembers what each run that goes on has published: the tags of a publication, hashed, and its result.
+const schemaV4 = `
+CREATE TABLE publication (
+	run TEXT NOT NULL,
+	step TEXT NOT NULL,
+	tags TEXT NOT NULL,
+	attempt INTEGER NOT NULL,
+	result TEXT NOT NULL,
+	PRIMARY KEY (run, step, tags)) WITHOUT ROWID;
+`
+
 // What the counts count, as expressions over a row of their table.
 const (
 	countRefs  = `(SELECT count(*) FROM manifest_blob e JOIN manifest m ON m.id = e.manifest WHERE e.blob = repo_blob.blob AND m.repo = repo_blob.repo)`

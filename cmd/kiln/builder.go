@@ -64,6 +64,11 @@ func (n *node) daemonRegistry(token string) daemonRegistry {
 	if n.cert != nil && n.registry != nil {
 		r.how.TrustedCerts = []string{n.cfg.tlsCert}
 	}
+	if n.remote != nil {
+		if file := n.remote.certificate(); file != "" {
+			r.how.TrustedCerts, r.how.CertName = []string{file}, hostOf(n.host)
+		}
+	}
 	return r
 }
 
@@ -72,7 +77,7 @@ func (r daemonRegistry) registries() map[string]daemon.Registry {
 	if r.at == "" || r.at == r.host {
 		return map[string]daemon.Registry{r.host: r.how}
 	}
-	return map[string]daemon.Registry{r.host: {Mirrors: []string{r.at}, PlainHTTP: r.how.PlainHTTP}, r.at: r.how}
+	return map[string]daemon.Registry{r.host: {Mirrors: []string{r.at}, PlainHTTP: r.how.PlainHTTP, TrustedCerts: r.how.TrustedCerts, CertName: r.how.CertName}, r.at: r.how}
 }
 
 // daemonConfig is the configuration of the own daemon.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"os"
 	"strings"
 	"time"
 
@@ -16,19 +15,15 @@ import (
 const theRegistry = "registry"
 
 // registryRecord is what this process tells others of its registry.
-func (n *node) registryRecord() (event.Registry, error) {
+func (n *node) registryRecord() event.Registry {
 	r := event.Registry{Owner: n.registry.UUID(), Started: n.started, URL: n.cfg.advertise, Host: n.host, Aliases: n.aliases}
 	if r.URL == "" {
 		r.URL = n.url
 	}
 	if n.cert != nil {
-		b, err := os.ReadFile(n.cfg.tlsCert)
-		if err != nil {
-			return r, err
-		}
-		r.Certificate = string(b)
+		r.Certificate = n.cert.trusted()
 	}
-	return r, nil
+	return r
 }
 
 // claimRegistry waits until no other process has the registry of the state that is shared. One that was killed is
@@ -64,10 +59,7 @@ func (n *node) claimRegistry(ctx context.Context) error {
 
 // tryClaim claims the registry, anew if it is this process's, and returns store.ErrConflict if it is another's.
 func (n *node) tryClaim(ctx context.Context) error {
-	own, err := n.registryRecord()
-	if err != nil {
-		return err
-	}
+	own := n.registryRecord()
 	rev, err := n.store.Registries.Create(ctx, theRegistry, own)
 	if errors.Is(err, store.ErrConflict) {
 		var holder event.Registry
@@ -84,20 +76,25 @@ func (n *node) tryClaim(ctx context.Context) error {
 	return err
 }
 
-// keepClaim tells where the registry is until ctx ends. It returns an error if another process has one, because
-// this one could not be heard for long.
+// keepClaim tells where the registry is until ctx ends, and of a new certificate before it is used. It returns an error
+// if another process has one, because this one could not be heard for long.
 func (n *node) keepClaim(ctx context.Context) error {
 	if n.registry == nil || !n.shared() {
 		return nil
 	}
-	every := time.NewTicker(n.cfg.lease / 3)
+	every := time.NewTicker(n.cfg.lease / 15)
 	defer every.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-every.C:
 		}
+		renewed := n.cert != nil && n.cert.foretell()
+		if !renewed && time.Since(last) < n.cfg.lease/3 {
+			continue
+		}
+		last = time.Now()
 		err := n.tryClaim(ctx)
 		switch {
 		case errors.Is(err, store.ErrConflict):

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"kiln/internal/apiclient"
@@ -48,11 +50,14 @@ func (f farNet) ip(args ...string) {
 }
 
 // A worker that nobody hears of for longer than its lease loses its run to another one, and serves again when it
-// is heard.
+// is heard. The registry's process has a certificate that nobody else trusts, for a name that leads nowhere, and gets
+// another one.
 func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 	t.Parallel()
 	net, ip := newFarNet(t)
-	c := newCluster(t, ip)
+	certs := t.TempDir()
+	cert, key := issue(t, certs, 1, "registry.kiln.test", ip)
+	c := newCluster(t, ip, "--tls-cert", cert, "--tls-key", key, "--registry-host", "registry.kiln.test")
 	c.workers = append(c.workers, c.process("far", append([]string{"nsenter", "--net=/run/netns/" + net.name}, c.workerArgs("far")...)...))
 	ctx := t.Context()
 	box := strings.TrimSpace(c.kiln("build", "--no-wait", "-t", "cut/box:1", files(t, map[string]string{"Dockerfile": base})))
@@ -60,6 +65,8 @@ func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 	if err != nil || r.State != run.Succeeded {
 		t.Fatalf("%v, %s %s", err, r.State, r.Reason)
 	}
+	issue(t, certs, 2, "registry.kiln.test", ip)
+	c.awaitCertificate(2)
 	spec := taskFile(r.Spec.Context, "- build: -t $Registry/cut/app:$ID .\n- cmd: $Registry/cut/box:1 sleep 5\n- push: [$Registry/cut/app:$ID]\n")
 	r, err = c.clients[1].Submit(ctx, apiclient.Submit{Key: "cut", Spec: spec})
 	if err == nil {
@@ -84,14 +91,14 @@ func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 	c.kiln("worker", "drain", "near")
 	again := spec
 	again.TaskFile = &run.TaskFileSpec{Name: "acr-task.yaml", Content: []byte("version: v1.1.0\nsteps:\n- cmd: $Registry/cut/box:1 true\n")}
-	other, err := c.clients[0].Submit(ctx, apiclient.Submit{Key: "again", Spec: again})
+	other, err := c.clients[1].Submit(ctx, apiclient.Submit{Key: "again", Spec: again})
 	if err == nil {
 		other, err = c.record(ctx, other.ID, ended)
 	}
 	if err != nil || other.State != run.Succeeded || other.Attempts[len(other.Attempts)-1].Worker != "far" {
 		t.Errorf("run after the cut: %v, %s %s %+v", err, other.State, other.Reason, other.Attempts)
 	}
-	if status := publishIn(t, c.server(c.first, 0), "cut/app", r.ID, 1, r.Images[0].Digest); status != http.StatusConflict {
+	if status := publishIn(t, c.server(c.second, 1), "cut/app", r.ID, 1, r.Images[0].Digest); status != http.StatusConflict {
 		t.Errorf("publication of the attempt that was cut off: status %d, want 409", status)
 	}
 	b, _ := c.open()
@@ -112,4 +119,22 @@ func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 	if err != nil || pushed != 1 || finished != 1 {
 		t.Errorf("the tag was pushed %d times and the run ended %d times, want once each: %v", pushed, finished, err)
 	}
+	c.first.end(syscall.SIGTERM)
+	away := runKiln(t, []string{"KILN_SERVER=" + c.clients[1].BaseURL, "KILN_TOKEN=" + c.clients[1].Token}, "build", files(t, map[string]string{"Dockerfile": base}))
+	if away.code == 0 || !strings.Contains(away.err, registryAway) {
+		t.Errorf("without the registry: exit code %d, %s", away.code, away.err)
+	}
+}
+
+// awaitCertificate waits until the first server uses a certificate.
+func (c *cluster) awaitCertificate(serial int64) {
+	c.t.Helper()
+	waitFor(c.t, "the new certificate to be used", func() bool {
+		conn, err := tls.Dial("tcp", strings.TrimPrefix(c.clients[0].BaseURL, "https://"), &tls.Config{InsecureSkipVerify: true})
+		if err != nil {
+			return false
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64() == serial
+	})
 }

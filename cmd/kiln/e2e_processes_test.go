@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,8 +115,9 @@ type cluster struct {
 // clusterLease is how long a worker of the tests is not heard of before it is lost.
 const clusterLease = 5 * time.Second
 
-// newCluster starts NATS and two servers at an address of this host; all that is started ends when t does.
-func newCluster(t *testing.T, ip string) *cluster {
+// newCluster starts NATS and two servers at an address of this host, the one with the registry with more arguments; all
+// that is started ends when t does.
+func newCluster(t *testing.T, ip string, registry ...string) *cluster {
 	t.Helper()
 	tmp, err := os.MkdirTemp("", "kiln-e2e-")
 	if err != nil {
@@ -126,7 +129,7 @@ func newCluster(t *testing.T, ip string) *cluster {
 		t.Fatal(err)
 	}
 	c.nats = c.process("nats", natsCommand, filepath.Join(c.dir, "js"), c.address)
-	c.first = c.serve("first", "registry,api,triggers,scheduler")
+	c.first = c.serve("first", "registry,api,triggers,scheduler", registry...)
 	c.second = c.serve("second", "api,triggers,scheduler")
 	return c
 }
@@ -160,20 +163,34 @@ func (c *cluster) process(name string, argv ...string) *process {
 }
 
 // serve starts a process with roles of a server.
-func (c *cluster) serve(name, roles string) *process {
+func (c *cluster) serve(name, roles string, more ...string) *process {
 	c.t.Helper()
 	address := c.ip + ":" + freePort(c.t, c.ip)
 	if c.host == "" {
 		c.host = address
 	}
 	keys := filepath.Join(c.dir, "keys")
-	p := c.process(name, c.args("serve", name, "--role", roles, "--keys", keys, "--listen", address,
-		"--lease", clusterLease.String())...)
+	p := c.process(name, c.args("serve", name, append([]string{"--role", roles, "--keys", keys, "--listen", address,
+		"--lease", clusterLease.String()}, more...)...)...)
 	token, err := apiclient.ReadToken(keys)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	c.clients = append(c.clients, &apiclient.Client{BaseURL: "http://" + address, Token: token})
+	client := &apiclient.Client{BaseURL: "http://" + address, Token: token}
+	if i := slices.Index(more, "--tls-cert"); i >= 0 {
+		pem, err := os.ReadFile(more[i+1])
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		roots, err := systemRoots(pem)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		client.BaseURL = "https://" + address
+		client.HTTP = apiclient.NewHTTP(client.BaseURL, &tls.Config{RootCAs: roots})
+		c.t.Cleanup(client.HTTP.CloseIdleConnections)
+	}
+	c.clients = append(c.clients, client)
 	return p
 }
 

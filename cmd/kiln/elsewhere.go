@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -25,14 +28,19 @@ import (
 	"kiln/worker"
 )
 
+// registryAway is what clients are told while the registry's process is not reached.
+const registryAway = "the registry cannot be reached now"
+
 // serverTokenLife is how long what processes of a server show each other is valid.
 const serverTokenLife = 10 * time.Minute
 
 // An elsewhere is the co-located registry in another process, as that process tells of it. It is an
 // http.RoundTripper: requests to the registry by its canonical name are sent to where it is.
 type elsewhere struct {
-	records *store.Bucket[event.Registry]
-	known   chan struct{} // closed when the first record is there
+	records  *store.Bucket[event.Registry]
+	certFile string // where the registry's certificate is kept for the build daemon
+	log      *slog.Logger
+	known    chan struct{} // closed when the first record is there
 
 	mu        sync.RWMutex
 	at        event.Registry
@@ -40,8 +48,8 @@ type elsewhere struct {
 	transport *http.Transport
 }
 
-func newElsewhere(records *store.Bucket[event.Registry]) *elsewhere {
-	return &elsewhere{records: records, known: make(chan struct{})}
+func newElsewhere(records *store.Bucket[event.Registry], certFile string, log *slog.Logger) *elsewhere {
+	return &elsewhere{records: records, certFile: certFile, log: log, known: make(chan struct{})}
 }
 
 // run follows the record until ctx ends. What was told last holds while the registry's process is away.
@@ -76,6 +84,18 @@ func (e *elsewhere) set(r event.Registry) {
 		defer close(e.known)
 	}
 	e.at, e.url, e.transport = r, u, transportTo(r)
+	if r.Certificate != "" {
+		if err := e.keepCertificate(r.Certificate); err != nil {
+			e.log.Warn("the registry's certificate is not stored, so builds do not reach the registry", "err", err)
+		}
+	}
+}
+
+func (e *elsewhere) keepCertificate(pem string) error {
+	if err := os.WriteFile(e.certFile+".tmp", []byte(pem), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(e.certFile+".tmp", e.certFile)
 }
 
 // transportTo trusts the certificates of the registry's record, for its canonical name.
@@ -100,6 +120,16 @@ func (e *elsewhere) wait(ctx context.Context) (event.Registry, error) {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
 	return e.at, nil
+}
+
+// certificate returns the file with the registry's certificate, "" if it has none.
+func (e *elsewhere) certificate() string {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
+	if e.at.Certificate == "" {
+		return ""
+	}
+	return e.certFile
 }
 
 // RoundTrip implements http.RoundTripper.
@@ -232,7 +262,7 @@ func (n *node) openElsewhere(ctx context.Context) error {
 	if n.registry != nil {
 		return nil
 	}
-	n.remote = newElsewhere(&n.store.Registries)
+	n.remote = newElsewhere(&n.store.Registries, filepath.Join(n.cfg.data, "registry.crt"), n.log)
 	n.onClose(func() error { n.remote.CloseIdleConnections(); return nil })
 	following, stop := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
@@ -321,7 +351,7 @@ func (n *node) passOn(next http.Handler) http.Handler {
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			n.log.Warn("registry not reached", "path", r.URL.Path, "err", err)
 			w.Header().Set("Retry-After", "2")
-			http.Error(w, "the registry cannot be reached now", http.StatusServiceUnavailable)
+			http.Error(w, registryAway, http.StatusServiceUnavailable)
 		}}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if ofRegistry(r.URL.Path) {

@@ -150,7 +150,12 @@ func (n *node) hasContext(ctx context.Context, ref string) (bool, error) {
 	if err != nil {
 		return false, invalid(err)
 	}
-	return n.contexts.Has(ctx, id)
+	has, err := n.contexts.Has(ctx, id)
+	if err != nil && n.registry == nil && ctx.Err() == nil {
+		n.log.Warn("registry not reached", "context", id, "err", err)
+		return false, &apiclient.Error{Status: http.StatusServiceUnavailable, Code: apiclient.CodeUnavailable, Message: registryAway, Remedy: "again in a moment"}
+	}
+	return has, err
 }
 
 // openMirrors opens what sources are fetched with: the mirrors of git repositories, which all components of

@@ -17,21 +17,29 @@ import (
 )
 
 // A certificate is the server's, as its files are now: what is renewed there is used from the next
-// connection on. It is safe for concurrent use.
+// connection on, unless others have to be told of it before. It is safe for concurrent use.
 type certificate struct {
 	certFile, keyFile string
 	log               *slog.Logger
 
-	mu    sync.Mutex
-	stamp string // of the files that were read last
-	pair  *tls.Certificate
-	pem   []byte
+	mu       sync.Mutex
+	foretold bool   // what is renewed is used by adopt
+	stamp    string // of the files that were read last
+	used     keyPair
+	next     *keyPair // that the files have, and that is not used yet
+}
+
+type keyPair struct {
+	pair *tls.Certificate
+	pem  []byte
 }
 
 // openCertificate reads a certificate and its key.
 func openCertificate(certFile, keyFile string, log *slog.Logger) (*certificate, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile, log: log, stamp: stampOf(certFile, keyFile)}
-	return c, c.load()
+	var err error
+	c.used, err = c.load()
+	return c, err
 }
 
 // stampOf changes with the files.
@@ -45,38 +53,80 @@ func stampOf(files ...string) string {
 	return b.String()
 }
 
-// load reads the files. The caller holds the lock, or is the only one.
-func (c *certificate) load() error {
+// load reads the files.
+func (c *certificate) load() (keyPair, error) {
 	pem, err := readFile(c.certFile)
 	if err != nil {
-		return err
+		return keyPair{}, err
 	}
 	key, err := readFile(c.keyFile)
 	if err != nil {
-		return err
+		return keyPair{}, err
 	}
 	pair, err := tls.X509KeyPair(pem, key)
 	if err != nil {
-		return fmt.Errorf("certificate %s with key %s: %w", c.certFile, c.keyFile, err)
+		return keyPair{}, fmt.Errorf("certificate %s with key %s: %w", c.certFile, c.keyFile, err)
 	}
-	c.pair, c.pem = &pair, pem
-	return nil
+	return keyPair{&pair, pem}, nil
+}
+
+// look reads the files if they have changed. What is wrong is not tried again until it is changed. The caller holds
+// the lock.
+func (c *certificate) look(stamp string) {
+	if stamp == c.stamp {
+		return
+	}
+	c.stamp = stamp
+	next, err := c.load()
+	if err != nil {
+		c.log.Warn("the changed certificate is not used", "err", err)
+		return
+	}
+	c.log.Info("certificate read again", "file", c.certFile, "until", next.pair.Leaf.NotAfter)
+	c.next = &next
+}
+
+// adopt uses what the files had when they were looked at last. The caller holds the lock.
+func (c *certificate) adopt() {
+	if c.next != nil {
+		c.used, c.next = *c.next, nil
+	}
 }
 
 // current returns the certificate as the files have it, or as it was while they have none.
 func (c *certificate) current() (*tls.Certificate, []byte) {
+	stamp := ""
+	if !c.foretold {
+		stamp = stampOf(c.certFile, c.keyFile)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.foretold {
+		c.look(stamp)
+		c.adopt()
+	}
+	return c.used.pair, c.used.pem
+}
+
+// foretell uses what it returned when it was called before, and reports whether there is something newer, which is used
+// from its next call on.
+func (c *certificate) foretell() bool {
 	stamp := stampOf(c.certFile, c.keyFile)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if stamp != c.stamp {
-		c.stamp = stamp // what is wrong is not tried again until it is changed
-		if err := c.load(); err != nil {
-			c.log.Warn("the changed certificate is not used", "err", err)
-		} else {
-			c.log.Info("certificate read again", "file", c.certFile, "until", c.pair.Leaf.NotAfter)
-		}
+	c.adopt()
+	c.look(stamp)
+	return c.next != nil
+}
+
+// trusted are the certificates that the server is using, or will.
+func (c *certificate) trusted() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.next != nil {
+		return string(c.used.pem) + "\n" + string(c.next.pem)
 	}
-	return c.pair, c.pem
+	return string(c.used.pem)
 }
 
 // config is how the server speaks TLS.
@@ -87,11 +137,14 @@ func (c *certificate) config() *tls.Config {
 	}}
 }
 
-// checkName reports that clients would not accept the certificate for a host, if so.
+// checkName reports that clients would not accept the certificate for the registry's host, if so; "" is any.
 func (c *certificate) checkName(host string) error {
-	leaf := c.pair.Leaf
+	leaf := c.used.pair.Leaf
 	if now := time.Now(); now.After(leaf.NotAfter) || now.Before(leaf.NotBefore) {
 		return fmt.Errorf("certificate %s: is valid from %s to %s only", c.certFile, leaf.NotBefore.Format(time.RFC3339), leaf.NotAfter.Format(time.RFC3339))
+	}
+	if host == "" {
+		return nil
 	}
 	name := hostOf(host)
 	if err := leaf.VerifyHostname(name); err != nil {
@@ -154,6 +207,10 @@ func (n *node) openTLS(context.Context) error {
 	if n.cert, err = openCertificate(n.cfg.tlsCert, n.cfg.tlsKey, n.log); err != nil {
 		return usagef("--tls-cert FILE --tls-key FILE in PEM", "%w", err)
 	}
+	if !n.has(roleRegistry) {
+		return n.cert.checkName("") // the registry's name is that of another process
+	}
+	n.cert.foretold = n.shared()
 	return n.cert.checkName(n.host)
 }
 

@@ -89,6 +89,18 @@ func TestCertificateIsReadAgain(t *testing.T) {
 	if got := serial(); got != 3 {
 		t.Errorf("certificate %d is used after it was repaired", got)
 	}
+	c.foretold = true
+	issue(t, dir, 4, "127.0.0.1")
+	before := c.trusted()
+	if got := serial(); got != 3 || !c.foretell() || serial() != 3 {
+		t.Errorf("certificate %d is used before others are told of it", got)
+	}
+	if told := c.trusted(); !strings.HasPrefix(told, before) || strings.Count(told, "BEGIN CERTIFICATE") != 2 {
+		t.Errorf("others are told to trust %s", told)
+	}
+	if c.foretell() || serial() != 4 || strings.Count(c.trusted(), "BEGIN CERTIFICATE") != 1 {
+		t.Errorf("certificate %d is used after others were told of it", serial())
+	}
 	if _, err := openCertificate(cert, filepath.Join(dir, "nothing"), slog.Default()); err == nil {
 		t.Error("a certificate without a key is accepted")
 	}

@@ -62,6 +62,9 @@ type Registry struct {
 	// TrustedCerts are files with certificates in PEM that the host's may be, or be signed by, beside those
 	// that the system trusts. A host that has some is spoken to by HTTPS on loopback, too.
 	TrustedCerts []string `json:"trustedCerts,omitempty"`
+	// CertName is the name that the host's certificate is for, where the host is reached by another one: "" is the
+	// host's. With a name the host is reached directly, by no proxy.
+	CertName string `json:"certName,omitempty"`
 	// Authorization is sent with every request to the host, so that a build need not be refused
 	// first and then ask its client for credentials. It is a secret.
 	Authorization string `json:"authorization,omitempty"`

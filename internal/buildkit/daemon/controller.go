@@ -37,7 +37,8 @@ func newController(ctx context.Context, cfg *Config, dbs *databases, nets networ
 	if err != nil {
 		return nil, err
 	}
-	hosts := guardRegistries(authorized(resolver.NewRegistryConfig(registryConfig(cfg.Registries)), cfg.Registries), transport, cfg.own())
+	hosts := named(resolver.NewRegistryConfig(registryConfig(cfg.Registries)), cfg.Registries)
+	hosts = guardRegistries(authorized(hosts, cfg.Registries), transport, cfg.own())
 	w, err := newWorker(ctx, cfg, dbs, nets, hosts)
 	if err != nil {
 		return nil, err

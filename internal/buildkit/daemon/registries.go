@@ -1,10 +1,14 @@
 package daemon
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -80,6 +84,50 @@ func explain(r *http.Request, err error) error {
 		return err
 	}
 	return fmt.Errorf("%w (kiln serve --allow-source %s)", err, r.URL.Hostname())
+}
+
+// named has registries whose certificate is for another name spoken to by clients that ask for it.
+func named(hosts docker.RegistryHosts, registries map[string]Registry) docker.RegistryHosts {
+	clients := map[string]*http.Client{}
+	for host, r := range registries {
+		if r.CertName != "" {
+			t := registryDefaults()
+			t.DialTLSContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				return r.dialTLS(ctx, network, addr, host)
+			}
+			clients[host] = &http.Client{Transport: t}
+		}
+	}
+	return func(host string) ([]docker.RegistryHost, error) {
+		list, err := hosts(host)
+		for i := range list {
+			if c := clients[list[i].Host]; c != nil {
+				list[i].Client = c
+			}
+		}
+		return list, err
+	}
+}
+
+// dialTLS connects to the registry, which is at host, or to where it has sent the client. The certificates are
+// read each time: they may have been renewed.
+func (r Registry) dialTLS(ctx context.Context, network, addr, host string) (net.Conn, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if addr == host || addr == net.JoinHostPort(host, "443") {
+		cfg.ServerName = r.CertName
+		var err error
+		if cfg.RootCAs, err = x509.SystemCertPool(); err != nil {
+			return nil, err
+		}
+		for _, file := range r.TrustedCerts {
+			pem, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			cfg.RootCAs.AppendCertsFromPEM(pem)
+		}
+	}
+	return (&tls.Dialer{Config: cfg}).DialContext(ctx, network, addr)
 }
 
 // guardRegistries has all registries but the configuration's own spoken to through t.

@@ -42,6 +42,8 @@ func (cfg *serveConfig) openState(ctx context.Context, nc *bus.Conn, seal func(v
 		err = usagef("the kiln that wrote it or a later one, or the backup of before it was upgraded", "%w", err)
 	case errors.Is(err, store.ErrInUse):
 		err = usagef("stop all processes of the kiln of before, then start this one", "%w", err)
+	case errors.Is(err, bus.ErrRoom):
+		err = usagef("max_file_store: 40GB in the section jetstream of the NATS server's configuration (its default is three quarters of what is free)", "%w", err)
 	case errors.Is(err, bus.ErrReplicas):
 		err = usagef("start the other servers of the NATS cluster, or --nats-replicas 1 for state that is lost with one of them", "%w", err)
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 // startCompose starts a NATS server with the configuration of docker-compose.yml, and returns who reaches it.
-func startCompose(t *testing.T) (asServer, asWorker bus.Remote) {
+func startCompose(t *testing.T, change ...func(*natsserver.Options)) (asServer, asWorker bus.Remote) {
 	t.Helper()
 	dir := t.TempDir()
 	file := func(name, text string) string {
@@ -39,6 +39,9 @@ func startCompose(t *testing.T) (asServer, asWorker bus.Remote) {
 	}
 	opts.Host, opts.Port, opts.HTTPPort, opts.HTTPHost = "127.0.0.1", natsserver.RANDOM_PORT, 0, ""
 	opts.StoreDir, opts.NoLog, opts.NoSigs = filepath.Join(dir, "js"), true, true
+	for _, c := range change {
+		c(opts)
+	}
 	ns, err := natsserver.NewServer(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +68,14 @@ func connect(t *testing.T, r bus.Remote) *bus.Conn {
 	}
 	t.Cleanup(nc.Close)
 	return nc
+}
+
+func TestNATSWithoutRoomIsRefused(t *testing.T) {
+	t.Parallel()
+	asServer, _ := startCompose(t, func(o *natsserver.Options) { o.JetStreamMaxStore = 8 << 30 })
+	if _, err := bus.Open(t.Context(), connect(t, asServer), slog.New(slog.DiscardHandler)); !errors.Is(err, bus.ErrRoom) {
+		t.Errorf("with 8 GB: %v, want ErrRoom", err)
+	}
 }
 
 // A worker that somebody has taken over neither decides nor hears what is not for it.

@@ -97,8 +97,14 @@ func (b *Bus) bring(ctx context.Context, existing jetstream.StreamConfig, cfg st
 	return explained(err, n)
 }
 
-// explained says of an error that there are not servers enough for n copies.
+// ErrRoom is returned by Open if NATS servers of others are not to store as much as kiln may.
+var ErrRoom = errors.New("the NATS servers may not store as much as kiln's streams together")
+
+// explained says of an error that there are not servers enough for n copies, or not the room.
 func explained(err error, n int) error {
+	if n <= 1 && hasCode(err, codeInsufficient) {
+		return fmt.Errorf("%w: %w", ErrRoom, err)
+	}
 	if n > 1 && hasCode(err, codeNoPeers, codeNoResources, codeNoCluster, codeInsufficient) {
 		return fmt.Errorf("%w on %d NATS servers: %w", ErrReplicas, n, err)
 	}

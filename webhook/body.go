@@ -54,12 +54,10 @@ func (h *Handler) read(w http.ResponseWriter, r *http.Request, buf *bytes.Buffer
 	if r.ContentLength > maxBody {
 		return errTooLarge
 	}
-	if r.ContentLength < 0 || r.ContentLength > keptBuffer {
-		rc := http.NewResponseController(w)
-		if rc.SetReadDeadline(time.Now().Add(readTimeout)) == nil {
-			// The deadline is the body's: it must not end the request while it is answered.
-			defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
-		}
+	rc := http.NewResponseController(w)
+	if rc.SetReadDeadline(time.Now().Add(readTimeout)) == nil {
+		// The deadline is the body's: it must not end the request while it is answered.
+		defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
 	}
 	for {
 		if buf.Available() < minRead/4 {

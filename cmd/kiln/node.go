@@ -276,7 +276,7 @@ func (n *node) run(ctx context.Context, ready func()) error {
 	inner, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	g, gctx := errgroup.WithContext(inner)
-	server := &http.Server{Handler: n.handler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(n.log.Handler(), slog.LevelDebug)}
+	server := newServer(n.handler(), maxPause, n.log)
 	if n.listener != nil {
 		g.Go(func() error {
 			if err := n.serveHTTP(server); !errors.Is(err, http.ErrServerClosed) {

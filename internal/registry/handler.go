@@ -102,7 +102,7 @@ type endpoint struct {
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	r.Body = &patientBody{ReadCloser: r.Body, control: http.NewResponseController(w)}
+	Patiently(w, r, stall)
 	err := h.serve(w, r)
 	if err == nil {
 		return
@@ -132,18 +132,23 @@ func allowed(r *http.Request) string {
 // stall is how long a client may pause while it sends a body.
 const stall = 2 * time.Minute
 
-// A patientBody is a request's body that may take as long as it likes, if only it does not stall.
+// Patiently lets the body of a request take as long as it likes, if only its sender does not pause for the time of stall.
+func Patiently(w http.ResponseWriter, r *http.Request, stall time.Duration) {
+	r.Body = &patientBody{ReadCloser: r.Body, control: http.NewResponseController(w), stall: stall}
+}
+
 type patientBody struct {
 	io.ReadCloser
 	control *http.ResponseController
+	stall   time.Duration
 	renewed time.Time
 }
 
 func (b *patientBody) Read(p []byte) (int, error) {
-	if now := time.Now(); now.Sub(b.renewed) > stall/4 {
+	if now := time.Now(); now.Sub(b.renewed) > b.stall/4 {
 		b.renewed = now
 		// Not every connection has deadlines.
-		_ = b.control.SetReadDeadline(now.Add(stall))
+		_ = b.control.SetReadDeadline(now.Add(b.stall))
 	}
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"io"
 	"io/fs"
 	"strings"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -81,7 +82,40 @@ func packTarget(total int64) int64 { return max(64<<20, total/8) }
 type Contexts struct {
 	Blobs  Blobs
 	Limits Limits
+
+	held atomic.Int64 // bytes of the long lists of files in hand
 }
+
+const (
+	// maxHeld bounds the memory that lists of files take: a short body can hold a long one, compressed.
+	maxHeld = 512 << 20
+	// shortList is the size up to which a list does not count.
+	shortList = 1 << 20
+)
+
+var errBusy = errors.New("too many contexts of very many files are uploaded at once")
+
+// A hold is what one request has of the memory for lists of files. A nil one is without bounds.
+type hold struct {
+	all *atomic.Int64
+	own int64
+}
+
+// take takes n bytes more, or returns errBusy.
+func (h *hold) take(n int64) error {
+	if h == nil || n <= shortList {
+		return nil
+	}
+	if h.all.Add(n) > maxHeld {
+		h.all.Add(-n)
+		return errBusy
+	}
+	h.own += n
+	return nil
+}
+
+// release gives back what was taken.
+func (h *hold) release() { h.all.Add(-h.own) }
 
 // Missing is what a client must send.
 type Missing struct {
@@ -105,8 +139,8 @@ func (c *Contexts) Has(ctx context.Context, id string) (bool, error) {
 	return err == nil, err
 }
 
-// Missing compares a tree with the newest context of a key.
-func (c *Contexts) Missing(ctx context.Context, key string, tree *Tree) (Missing, error) {
+// missing compares a tree with the newest context of a key.
+func (c *Contexts) missing(ctx context.Context, key string, tree *Tree, h *hold) (Missing, error) {
 	m := Missing{ID: tree.ID()}
 	var err error
 	if m.Exists, err = c.Has(ctx, m.ID); err != nil || m.Exists {
@@ -115,7 +149,7 @@ func (c *Contexts) Missing(ctx context.Context, key string, tree *Tree) (Missing
 	if err := c.checkSizes(tree); err != nil {
 		return m, err
 	}
-	newest, err := load(ctx, c.Blobs, keyTag(keySum(key)), c.Limits.withDefaults().maxConfig())
+	newest, err := load(ctx, c.Blobs, keyTag(keySum(key)), c.Limits.withDefaults().maxConfig(), h)
 	switch {
 	case err == nil:
 		m.Base = newest.id
@@ -127,11 +161,13 @@ func (c *Contexts) Missing(ctx context.Context, key string, tree *Tree) (Missing
 }
 
 // Put stores a context from an upload's body. The contents that the body must hold are those that
-// Missing told for base; with base empty, all.
+// missing told for base; with base empty, all.
 func (c *Contexts) Put(ctx context.Context, id, key, base string, body io.Reader) error {
 	lim := c.Limits.withDefaults()
 	br := bufio.NewReaderSize(body, 64<<10)
-	tree, err := readTree(br, lim.Tree)
+	held := &hold{all: &c.held}
+	defer held.release()
+	tree, err := readTree(br, lim.Tree, held)
 	if err != nil {
 		return err
 	}
@@ -141,7 +177,7 @@ func (c *Contexts) Put(ctx context.Context, id, key, base string, body io.Reader
 	if err := c.checkSizes(tree); err != nil {
 		return err
 	}
-	next, missing, err := c.rebase(ctx, base, tree)
+	next, missing, err := c.rebase(ctx, base, tree, held)
 	if err != nil {
 		return err
 	}
@@ -168,15 +204,15 @@ func (c *Contexts) checkSizes(tree *Tree) error {
 	return nil
 }
 
-// rebase is what Missing did, for a base that the client names.
-func (c *Contexts) rebase(ctx context.Context, base string, tree *Tree) (*stored, []int, error) {
+// rebase is what missing did, for a base that the client names.
+func (c *Contexts) rebase(ctx context.Context, base string, tree *Tree, h *hold) (*stored, []int, error) {
 	var old *stored
 	if base != "" {
 		if !validID(base) {
 			return nil, nil, malformed("base %q is not the ID of a context", base)
 		}
 		var err error
-		old, err = load(ctx, c.Blobs, base, c.Limits.withDefaults().maxConfig())
+		old, err = load(ctx, c.Blobs, base, c.Limits.withDefaults().maxConfig(), h)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil, fmt.Errorf("context %s: %w", base, ErrBaseGone)
 		}

@@ -53,8 +53,8 @@ func bodyError(err error) error {
 	return fmt.Errorf("%w: %w", errMalformed, err)
 }
 
-// readTree reads a length and an encoded tree of at most limit bytes.
-func readTree(r *bufio.Reader, limit int64) (*Tree, error) {
+// readTree reads a length and an encoded tree of at most limit bytes, if there is room for it.
+func readTree(r *bufio.Reader, limit int64, h *hold) (*Tree, error) {
 	magic := make([]byte, len(frameMagic))
 	if _, err := io.ReadFull(r, magic); err != nil {
 		return nil, bodyError(err)
@@ -68,6 +68,9 @@ func readTree(r *bufio.Reader, limit int64) (*Tree, error) {
 	}
 	if n > uint64(limit) {
 		return nil, &TooLargeError{What: "list of files", Size: n, Limit: limit}
+	}
+	if err := h.take(int64(n)); err != nil {
+		return nil, err
 	}
 	// The buffer grows with what really arrives, not with what was announced.
 	var buf bytes.Buffer
@@ -206,9 +209,9 @@ func (c *contentReader) verify() {
 }
 
 // readHead reads a body that ends after the tree.
-func readHead(body io.Reader, l Limits) (*Tree, error) {
+func readHead(body io.Reader, l Limits, h *hold) (*Tree, error) {
 	br := bufio.NewReader(body)
-	t, err := readTree(br, l.withDefaults().Tree)
+	t, err := readTree(br, l.withDefaults().Tree, h)
 	if err != nil {
 		return nil, err
 	}

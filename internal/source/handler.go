@@ -58,11 +58,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *Handler) missing(r *http.Request, key string, body io.Reader) (int, any, error) {
-	tree, err := readHead(body, h.Contexts.Limits)
+	held := &hold{all: &h.Contexts.held}
+	defer held.release()
+	tree, err := readHead(body, h.Contexts.Limits, held)
 	if err != nil {
 		return 0, nil, err
 	}
-	m, err := h.Contexts.Missing(r.Context(), key, tree)
+	m, err := h.Contexts.missing(r.Context(), key, tree, held)
 	return http.StatusOK, m, err
 }
 
@@ -125,6 +127,8 @@ func (h *Handler) describe(err error) *apiclient.Error {
 	switch {
 	case errors.Is(err, ErrBaseGone):
 		e.Status, e.Code, e.Remedy = http.StatusConflict, apiclient.CodeConflict, "upload the context again"
+	case errors.Is(err, errBusy):
+		e.Status, e.Code, e.Remedy = http.StatusServiceUnavailable, apiclient.CodeUnavailable, "again in a moment"
 	case isTooLarge(err):
 		e.Status, e.Code = http.StatusRequestEntityTooLarge, apiclient.CodeTooLarge
 		e.Remedy = "list what the build does not need in .dockerignore"

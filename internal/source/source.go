@@ -47,7 +47,7 @@ func (o *Opener) Open(ctx context.Context, ref string) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, err := load(ctx, o.Blobs, id, o.Limits.withDefaults().maxConfig())
+	s, err := load(ctx, o.Blobs, id, o.Limits.withDefaults().maxConfig(), nil)
 	if err != nil {
 		return nil, err
 	}

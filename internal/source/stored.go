@@ -117,20 +117,20 @@ func (s *stored) manifest(config pack) ([]byte, error) {
 	return json.Marshal(m)
 }
 
-// load reads the context that ref, a tag, names. One that does not exist is fs.ErrNotExist.
-func load(ctx context.Context, r Reader, ref string, maxConfig int64) (*stored, error) {
+// load reads the context that ref, a tag, names, if there is room for it. One that does not exist is fs.ErrNotExist.
+func load(ctx context.Context, r Reader, ref string, maxConfig int64, h *hold) (*stored, error) {
 	body, err := r.Manifest(ctx, Repository, ref)
 	if err != nil {
 		return nil, fmt.Errorf("context %s: %w", ref, err)
 	}
-	s, err := parseManifest(ctx, r, body, maxConfig)
+	s, err := parseManifest(ctx, r, body, maxConfig, h)
 	if err != nil {
 		return nil, fmt.Errorf("context %s: %w", ref, err)
 	}
 	return s, nil
 }
 
-func parseManifest(ctx context.Context, r Reader, body []byte, maxConfig int64) (*stored, error) {
+func parseManifest(ctx context.Context, r Reader, body []byte, maxConfig int64, h *hold) (*stored, error) {
 	var m ocispec.Manifest
 	if err := json.Unmarshal(body, &m); err != nil {
 		return nil, fmt.Errorf("manifest: %w", err)
@@ -144,6 +144,9 @@ func parseManifest(ctx context.Context, r Reader, body []byte, maxConfig int64) 
 			return nil, fmt.Errorf("manifest: bad layer %q", l.Digest)
 		}
 		s.packs = append(s.packs, pack{l.Digest, l.Size})
+	}
+	if err := h.take(m.Config.Size); err != nil {
+		return nil, err
 	}
 	config, err := readBlob(ctx, r, m.Config.Digest, m.Config.Size, maxConfig)
 	if err != nil {

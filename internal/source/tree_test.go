@@ -112,7 +112,7 @@ func FuzzUpload(f *testing.F) {
 	f.Add(body(tree.Encode(), mark(2), []byte("bbb"), mark(0)))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		br := bufio.NewReader(bytes.NewReader(b))
-		tree, err := readTree(br, 1<<20)
+		tree, err := readTree(br, 1<<20, nil)
 		if err != nil {
 			return
 		}

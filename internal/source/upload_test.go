@@ -342,3 +342,40 @@ func TestGoodUploadByHandIsAccepted(t *testing.T) {
 		}
 	}
 }
+
+// A short request may hold a very long list of files, and many may come at once.
+func TestLongListsOfFilesAreBoundedTogether(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	ask := func(announced uint64) (int, string) {
+		t.Helper()
+		head := binary.AppendUvarint([]byte(frameMagic), announced)
+		resp, err := http.Post(s.url+apiclient.PathContexts+"?key=k", "", bytes.NewReader(head))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(b)
+	}
+	others := &hold{all: &s.contexts.held}
+	if err := others.take(maxHeld - shortList); err != nil {
+		t.Fatal(err)
+	}
+	if status, b := ask(4 << 20); status != http.StatusServiceUnavailable || !strings.Contains(b, apiclient.CodeUnavailable) {
+		t.Errorf("beyond the bound: %d %s", status, b)
+	}
+	dir := t.TempDir()
+	write(t, dir, map[string]string{"a": "short"})
+	s.upload(t, dir)
+	others.release()
+	if status, b := ask(4 << 20); status != http.StatusUnprocessableEntity { // it ends early
+		t.Errorf("when there is room again: %d %s", status, b)
+	}
+	if n := s.contexts.held.Load(); n != 0 {
+		t.Errorf("%d bytes are held after all requests", n)
+	}
+}

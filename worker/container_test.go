@@ -3,8 +3,10 @@ package worker
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"kiln/internal/run"
@@ -123,6 +125,24 @@ func TestPullIsRetriedAsTheStepSays(t *testing.T) {
 	if !errors.As(err, &failed) || len(s.runs) != n+1 {
 		t.Errorf("another failure: %v after %d tries", err, len(s.runs)-n)
 	}
+}
+
+func TestDelayOfPullsIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var at []time.Duration
+		began := time.Now()
+		s := &script{run: func(context.Context, solve.Container, solve.LogFunc) (int, error) {
+			at = append(at, time.Since(began))
+			return -1, &solve.StepError{ExitCode: -1, Pull: true, Message: "image img: 503"}
+		}}
+		a := detached(t, fileRun("steps:\n- {cmd: --pull always img, cmdDownloadRetries: 2, cmdDownloadRetryDelay: 7}\n"), s)
+		if err := a.runGraph(t.Context()); err == nil || !strings.Contains(err.Error(), "image img: 503") {
+			t.Errorf("runGraph = %v", err)
+		}
+		if want := []time.Duration{0, 7 * time.Second, 14 * time.Second}; !slices.Equal(at, want) {
+			t.Errorf("pulled at %v, want %v", at, want)
+		}
+	})
 }
 
 // What a step pulls comes from the registry, and an image of the run that has the name is said to be passed over.

@@ -56,7 +56,7 @@ func (a *attempt) dockerCommand(ctx context.Context, d *taskspec.Docker) (text s
 	case "login":
 		text, err = a.login(ctx, d)
 	case "logout":
-		a.signedIn.forget(d.Args...)
+		a.signedIn.forget(registryHost(append(d.Args, "docker.io")[0]))
 	default:
 		err = errors.New("this worker does not know it")
 	}
@@ -251,11 +251,10 @@ func (s *signedIn) add(host string, l event.Login) {
 	s.ever = append(s.ever, l.Password)
 }
 
-// forget removes the login of a host, Docker Hub's if none is given.
-func (s *signedIn) forget(host ...string) {
+func (s *signedIn) forget(host string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, h := range LoginHosts(append(host, "docker.io")[0]) {
+	for _, h := range LoginHosts(host) {
 		delete(s.byHost, h)
 	}
 }
@@ -266,9 +265,15 @@ func (s *signedIn) passwords() []string {
 	return slices.Clone(s.ever)
 }
 
+// registryHost returns the host of a registry as docker login and docker logout take it, by its URL, too.
+func registryHost(registry string) string {
+	host, _, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(registry, "https://"), "http://"), "/")
+	return host
+}
+
 // login signs the run in to a registry, which is asked whether it accepts that.
 func (a *attempt) login(ctx context.Context, d *taskspec.Docker) (string, error) {
-	host := strings.TrimSuffix(strings.TrimPrefix(d.Args[0], "https://"), "/")
+	host := registryHost(d.Args[0])
 	a.logs.hide(d.Password)
 	if a.images.ours(host) {
 		return "the run is signed in to this server's own registry anyway\n", nil

@@ -339,13 +339,13 @@ func TestMatchCountsForItsExecutionOnly(t *testing.T) {
 
 func TestStepTimeout(t *testing.T) {
 	for name, properties := range map[string]string{
-		"running": "timeout: 30", "between retries": "timeout: 30, retries: 9, retryDelay: 60", "start delay does not count": "timeout: 30, startDelay: 100"} {
+		"running": "timeout: 30", "the task's": "", "between retries": "timeout: 30, retries: 9, retryDelay: 60", "start delay does not count": "timeout: 30, startDelay: 100"} {
 		synctest.Test(t, func(t *testing.T) {
 			s := &script{run: untilDone}
 			if name == "between retries" {
 				s.run = func(context.Context, solve.Container, solve.LogFunc) (int, error) { return 1, nil }
 			}
-			a := detached(t, fileRun("version: v1.1.0\nsteps:\n- {id: slow, cmd: img, "+properties+"}\n- {id: next, cmd: img}\n"), s)
+			a := detached(t, fileRun("version: v1.1.0\nstepTimeout: 30\nsteps:\n- {id: slow, cmd: img, "+properties+"}\n- {id: next, cmd: img}\n"), s)
 			err := a.runGraph(t.Context())
 			var failure *stepFailure
 			if !errors.As(err, &failure) || !strings.Contains(err.Error(), "30s") || !strings.Contains(err.Error(), "timeout property") {

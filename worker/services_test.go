@@ -151,6 +151,17 @@ func TestServiceThatDoesNotComeUpFailsTheRun(t *testing.T) {
 	}
 }
 
+// However quick the steps are: that a service has not come up is not overlooked.
+func TestServiceThatDoesNotComeUpInTimeFailsTheRun(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a, _, err := serviceRun(t, map[string]error{"web": &solve.StepError{ExitCode: 127, Message: "no nginx"}}, func(context.Context, *attempt) (int, error) { return 0, nil })
+		if err == nil || err.Error() != "step web: no nginx" || a.record("web").State != run.StepFailed || a.record("test").State != run.StepSucceeded {
+			t.Errorf("runGraph = %v, web %+v, test %+v", err, a.record("web"), a.record("test"))
+		}
+	})
+}
+
 // TestServicesStopWithTheSteps: services are not first asked to stop when the steps are gone, which would
 // make two periods of grace out of one.
 func TestServicesStopWithTheSteps(t *testing.T) {

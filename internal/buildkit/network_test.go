@@ -130,6 +130,12 @@ func testUnprepared(t *testing.T, e *env) {
 			t.Errorf("it said %q", got)
 		}
 	}
+	ctx, stop := context.WithCancel(t.Context())
+	_, err = s.Run(ctx, solve.Container{Step: "never", Image: e.base, Args: []string{"nope"}, Started: func() {}}, func(entries ...event.LogEntry) { stop() })
+	var failed *solve.StepError
+	if !errors.As(err, &failed) || failed.ExitCode != 127 {
+		t.Errorf("stopped when it had not come up: %v", err)
+	}
 	if err := s.Close(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -156,7 +156,19 @@ func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwc
 		kill()
 		<-exited
 	}
+	if err := g.notStarted(stderr); err != nil { // whoever stopped it has not ended anything
+		return -1, err
+	}
 	return -1, context.Cause(ctx)
+}
+
+// notStarted returns why there was no process, nil if there was one. It must be called after that has ended.
+func (g *gateway) notStarted(stderr *output) error {
+	reason := stderr.startFailure()
+	if reason == "" {
+		return nil
+	}
+	return &solve.StepError{ExitCode: notFoundCode, Message: g.session.redact.String(reason)}
 }
 
 // exitCode interprets how a process ended.
@@ -166,8 +178,8 @@ func (g *gateway) exitCode(ctx context.Context, err error, stderr *output) (int,
 	}
 	var exit *gatewaypb.ExitError
 	if errors.As(err, &exit) {
-		if reason := stderr.startFailure(); reason != "" {
-			return -1, &solve.StepError{ExitCode: notFoundCode, Message: g.session.redact.String(reason)}
+		if err := g.notStarted(stderr); err != nil {
+			return -1, err
 		}
 		if exit.ExitCode == killedCode && strings.Contains(exit.Error(), syscall.ENOMEM.Error()) {
 			return -1, &solve.StepError{ExitCode: int(exit.ExitCode), Message: "killed: out of memory"}

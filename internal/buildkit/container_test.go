@@ -125,6 +125,10 @@ func TestPrivilegedContainerWhereTheDaemonAllowsIt(t *testing.T) {
 	if code, j := runStep(t, s, c); code != 0 || j.text(event.StreamStdout) != "mounted\n" {
 		t.Errorf("with it: code %d\n%s", code, j.all())
 	}
+	c.Args[2], c.Options.Capabilities = "grep CapEff /proc/self/status", []string{"CAP_CHOWN", "CAP_SYS_ADMIN"}
+	if _, j := runStep(t, s, c); j.text(event.StreamStdout) != "CapEff:\t0000000000200001\n" {
+		t.Errorf("with two capabilities: %s", j.all())
+	}
 }
 
 // TestLimitsOfAStockDaemonAreSaidToHaveNoEffect runs a limited container on BuildKit as it is shipped.
@@ -133,9 +137,9 @@ func TestLimitsOfAStockDaemonAreSaidToHaveNoEffect(t *testing.T) {
 	e := newEnvAt(t, stock.Address)
 	s := e.open(t, solve.SessionConfig{})
 	c := e.shell("env")
-	c.Memory = 1 << 20
+	c.Memory, c.Options.ReadOnly, c.Options.Hostname = 1<<20, true, "h"
 	_, j := runStep(t, s, c)
-	if all := j.all(); !strings.Contains(all, "cannot limit a container") || strings.Contains(all, "LIMITS") {
+	if all := j.all(); !strings.Contains(all, "cannot limit a container") || !strings.Contains(all, "--read-only, --hostname: without effect on this") || strings.Contains(all, "KILN_") {
 		t.Errorf("log:\n%s", all)
 	}
 }

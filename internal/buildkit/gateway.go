@@ -32,6 +32,7 @@ type gateway struct {
 	images    images
 	workspace lazy[*workspace]
 	volumes   *volumeFiles
+	shares    shares
 	uploads   *uploads
 	shown     shown
 	program   lazy[gwclient.Reference] // the docker program of containers

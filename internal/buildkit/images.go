@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	"github.com/containerd/platforms"
 	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
@@ -50,8 +51,9 @@ func (i *images) forget(ref string) {
 	delete(i.byRef, ref)
 }
 
-// image returns the image at ref and pulls it if need be; with again, also if the session has it already.
-func (g *gateway) image(ctx context.Context, ref string, again bool) (*image, error) {
+// image returns the image at ref, of a platform that is the daemon's own if none is given, and pulls it if need be;
+// with again, also if the session has it already.
+func (g *gateway) image(ctx context.Context, ref, platform string, again bool) (*image, error) {
 	named, err := reference.ParseDockerRef(ref)
 	if err != nil {
 		return nil, stepError("image %q: %v", ref, err)
@@ -59,11 +61,16 @@ func (g *gateway) image(ctx context.Context, ref string, again bool) (*image, er
 	if may := g.session.cfg.Images; may != nil && !may(named.String()) {
 		return nil, stepError("%s", refusal(named.String()))
 	}
-	if again {
-		g.images.forget(named.String())
+	of, err := g.platform(ctx, platform)
+	if err != nil {
+		return nil, err
 	}
-	return g.images.entry(named.String()).get(ctx, func(ctx context.Context) (*image, error) {
-		img, err := g.pull(ctx, named)
+	key := named.String() + " " + platforms.Format(of)
+	if again {
+		g.images.forget(key)
+	}
+	return g.images.entry(key).get(ctx, func(ctx context.Context) (*image, error) {
+		img, err := g.pull(ctx, named, of)
 		if err != nil {
 			return nil, g.imageError(ctx, named, err)
 		}
@@ -71,17 +78,33 @@ func (g *gateway) image(ctx context.Context, ref string, again bool) (*image, er
 	})
 }
 
+// platform returns the one of a text, or the daemon's own if that is empty.
+func (g *gateway) platform(ctx context.Context, text string) (ocispecs.Platform, error) {
+	own, err := g.session.client.platform(ctx)
+	if err != nil || text == "" {
+		return own, err
+	}
+	p, err := platforms.Parse(text)
+	if err != nil {
+		return p, stepError("platform %q: %v", text, err)
+	}
+	return platforms.Normalize(p), nil
+}
+
+// foreign reports whether the daemon's processors cannot execute programs of a platform by themselves.
+func (g *gateway) foreign(ctx context.Context, text string) bool {
+	own, err1 := g.platform(ctx, "")
+	of, err2 := g.platform(ctx, text)
+	return err1 == nil && err2 == nil && !platforms.Only(own).Match(of)
+}
+
 // pull resolves a reference and fetches what it stands for, at once if that is given by its digest.
-func (g *gateway) pull(ctx context.Context, named reference.Named) (*image, error) {
+func (g *gateway) pull(ctx context.Context, named reference.Named, platform ocispecs.Platform) (*image, error) {
 	ctx, cancel := g.while(ctx)
 	defer cancel()
-	platform, err := g.session.client.platform(ctx)
-	if err != nil {
-		return nil, err
-	}
 	img, resolved := &image{}, named
 	fetch := func(ctx context.Context) (err error) {
-		img.rootfs, err = g.evaluate(ctx, llb.Image(resolved.String()))
+		img.rootfs, err = g.evaluateFor(ctx, llb.Image(resolved.String()), platform)
 		return err
 	}
 	work, wctx := errgroup.WithContext(ctx)
@@ -119,6 +142,10 @@ func (g *gateway) evaluate(ctx context.Context, state llb.State) (gwclient.Refer
 	if err != nil {
 		return nil, err
 	}
+	return g.evaluateFor(ctx, state, platform)
+}
+
+func (g *gateway) evaluateFor(ctx context.Context, state llb.State, platform ocispecs.Platform) (gwclient.Reference, error) {
 	def, err := state.Marshal(ctx, llb.Platform(platform))
 	if err != nil {
 		return nil, err

@@ -296,6 +296,10 @@ func testNoEmulation(t *testing.T, e *env) {
 			t.Errorf("%v: %s", platforms, got)
 		}
 	}
+	c := solve.Container{Step: "arm", Image: base, Args: []string{"sh", "-c", "true"}, Options: solve.Options{Platform: "linux/arm64"}}
+	if _, err := s.Run(t.Context(), c, newJournal().log); err == nil || !strings.HasPrefix(err.Error(), "this worker cannot execute programs of linux/arm64: ") {
+		t.Errorf("a container: %v", err)
+	}
 }
 
 // A daemon that has never built anything takes everything from the cache that another has written.

@@ -1,6 +1,7 @@
 package buildkit
 
 import (
+	"bytes"
 	"strings"
 	"time"
 
@@ -46,4 +47,9 @@ func (o *output) startFailure() string {
 		return ""
 	}
 	return oneLine(reason)
+}
+
+// wrongFormat reports whether the process's program is one that the kernel cannot execute.
+func (o *output) wrongFormat() bool {
+	return bytes.Contains(bytes.ToLower(o.head), []byte("exec format error"))
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"path"
 	"slices"
@@ -50,17 +51,21 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 		return -1, err
 	}
 	defer endDocker()
-	if start.Env, err = s.limited(ctx, c, start.Env, log); err != nil {
+	if start.Env, err = g.limited(ctx, c, img, start.Env, log); err != nil {
 		return -1, err
 	}
 	dirs, err := shared.of(ctx, g, c)
 	if err != nil {
 		return -1, err
 	}
+	extra, err := g.extra(ctx, c, img)
+	if err != nil {
+		return -1, err
+	}
 	volumes, forget := g.volumes.mounts(c.Volumes)
 	defer forget()
 	root := gwclient.Mount{Dest: "/", MountType: pb.MountType_BIND, Ref: img.rootfs}
-	ctr, err := g.newContainer(ctx, c, slices.Concat([]gwclient.Mount{root}, dirs, docker, volumes))
+	ctr, err := g.newContainer(ctx, c, slices.Concat([]gwclient.Mount{root}, dirs, docker, extra, volumes))
 	if err != nil {
 		return -1, err
 	}
@@ -70,14 +75,18 @@ func (s *runSession) Run(ctx context.Context, c solve.Container, log solve.LogFu
 	}
 	stderr := &output{stream: event.StreamStderr, log: log}
 	start.Stdout, start.Stderr = &output{stream: event.StreamStdout, log: log}, stderr
-	return g.execute(ctx, ctr, start, stderr, c.Started)
+	code, err := g.execute(ctx, ctr, start, stderr, course{started: c.Started, signal: stopSignal(c, img), grace: s.grace(c)})
+	if err == nil && code != 0 && g.foreign(ctx, c.Options.Platform) && stderr.wrongFormat() {
+		return -1, stepError("%s", notExecutable(c.Options.Platform))
+	}
+	return code, err
 }
 
 // prepare brings to the daemon what c needs.
 func (g *gateway) prepare(ctx context.Context, c solve.Container) (img *image, shared *workspace, err error) {
 	all, ctx := errgroup.WithContext(ctx)
 	all.Go(func() (err error) {
-		img, err = g.image(ctx, c.Image, c.Pull)
+		img, err = g.image(ctx, c.Image, c.Options.Platform, c.Pull)
 		return err
 	})
 	all.Go(func() (err error) {
@@ -99,13 +108,27 @@ func (g *gateway) newContainer(ctx context.Context, c solve.Container, mounts []
 	if err != nil {
 		return nil, err
 	}
+	if c.Options.Hostname != "" {
+		place.hosts = maps.Clone(place.hosts)
+		if place.hosts == nil {
+			place.hosts = map[string]string{}
+		}
+		if place.hosts[c.Options.Hostname] == "" {
+			place.hosts[c.Options.Hostname] = "127.0.0.1"
+		}
+	}
 	hosts, err := extraHosts(place.hosts)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := g.while(ctx)
 	defer cancel()
+	of, err := g.platform(ctx, c.Options.Platform)
+	if err != nil {
+		return nil, err
+	}
 	ctr, err := g.NewContainer(ctx, gwclient.NewContainerRequest{
+		Platform:   &pb.Platform{OS: of.OS, Architecture: of.Architecture, Variant: of.Variant},
 		Mounts:     mounts,
 		Hostname:   place.hostname,
 		NetMode:    place.mode,
@@ -119,7 +142,7 @@ func (g *gateway) newContainer(ctx context.Context, c solve.Container, mounts []
 }
 
 // execute starts the process in ctr and returns its exit code once it is gone, also when ctx ends.
-func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwclient.StartRequest, stderr *output, tell func()) (int, error) {
+func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwclient.StartRequest, stderr *output, how course) (int, error) {
 	// The daemon lets a process run on when the context that started it ends.
 	life, kill := g.while(context.WithoutCancel(ctx))
 	defer kill()
@@ -129,8 +152,8 @@ func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwc
 		p, err := ctr.Start(life, start)
 		if err == nil {
 			started <- p
-			if tell != nil {
-				tell()
+			if how.started != nil {
+				how.started()
 			}
 			err = p.Wait()
 		}
@@ -141,11 +164,11 @@ func (g *gateway) execute(ctx context.Context, ctr gwclient.Container, start gwc
 		return g.exitCode(ctx, err, stderr)
 	case <-ctx.Done():
 	}
-	grace := time.NewTimer(g.session.client.cfg.StopGrace)
+	grace := time.NewTimer(how.grace)
 	defer grace.Stop()
 	select {
 	case p := <-started:
-		_ = p.Signal(life, syscall.SIGTERM) // what does not get it is killed below
+		_ = p.Signal(life, how.signal) // what does not get it is killed below
 	default: // not started yet: there is nothing to end gracefully
 		grace.Reset(0)
 	}

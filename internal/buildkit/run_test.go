@@ -56,6 +56,9 @@ func testRun(t *testing.T, e *env) {
 	t.Run("fails", func(t *testing.T) { testRunFails(t, e) })
 	t.Run("workspace", func(t *testing.T) { testWorkspace(t, e) })
 	t.Run("cancel", func(t *testing.T) { testCancel(t, e) })
+	t.Run("shape", func(t *testing.T) { testShape(t, e) })
+	t.Run("stop", func(t *testing.T) { testStop(t, e) })
+	t.Run("shares", func(t *testing.T) { testShares(t, e) })
 }
 
 func testRunConfig(t *testing.T, e *env) {

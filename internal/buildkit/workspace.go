@@ -75,7 +75,7 @@ func (c *Client) RemoveWorkspaces(ctx context.Context) error {
 	if err := c.ready(ctx); err != nil {
 		return err
 	}
-	for _, prefix := range []string{workspacePrefix, homePrefix, treePrefix} {
+	for _, prefix := range []string{workspacePrefix, homePrefix, treePrefix, sharePrefix} {
 		if _, err := c.pruneMatching(ctx, "description~="+prefix); err != nil {
 			return fmt.Errorf("workspaces of earlier runs: %w", err)
 		}

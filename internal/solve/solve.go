@@ -215,8 +215,14 @@ type Container struct {
 	// that cannot do that says so in the step's log.
 	CPUs   float64
 	Memory int64
+	// Options change the container further. The zero value changes nothing.
+	Options Options
 	// Volumes are directories that exist in memory only, with these files, and end with the container.
 	Volumes []Volume
+	// Tmpfs are directories in memory that are empty at first and end with the container.
+	Tmpfs []Tmpfs
+	// Shares are directories on the engine's disk that are neither of the workspace nor of the image.
+	Shares []Share
 	// Binds, if not nil, are what the container sees of the directories that the session's containers share,
 	// in place of all of /workspace and /acb/home.
 	Binds []Bind
@@ -225,6 +231,55 @@ type Container struct {
 	// Docker serves the docker program that the container then has. Nil means that it has none but its own,
 	// as has one whose environment names a DOCKER_HOST.
 	Docker DockerFunc
+}
+
+// Options are what docker run can do with a container and no property of a step can. A daemon may not be able
+// to do all of it; the step's log then says what has no effect.
+type Options struct {
+	ReadOnly bool   // nothing of the image can be changed; what is mounted can
+	Hostname string // "" means the engine's choice
+	// Nameservers, Search and Resolver replace the daemon's own in /etc/resolv.conf, each unless it is empty.
+	// They open no way to an address that the container does not reach anyway.
+	Nameservers, Search, Resolver []string
+	ShmSize                       int64 // of /dev/shm in bytes, zero for the default
+	Ulimits                       []Ulimit
+	Groups                        []string // further groups of the process, names in the image or numbers
+	// Capabilities, if not nil, are the only ones to keep of those that the container would have: CAP_CHOWN.
+	Capabilities    []string
+	NoNewPrivileges bool
+	Platform        string // linux/arm64; "" means the daemon's own
+	// StopSignal is what the process gets at first when it is to end, SIGINT or 2; "" means what the image says,
+	// or else SIGTERM. StopTimeout is how long it may take to end then: zero means the engine's choice, and less
+	// than that no time at all.
+	StopSignal  string
+	StopTimeout time.Duration
+	Pids        int64  // processes and threads, zero for no limit
+	CPUShares   uint64 // of 1024, when processors are scarce; zero for 1024
+	MemorySwap  int64  // memory and swap in bytes, -1 for no limit, zero for the default
+	CPUSet      string // the processors that may be used, 0-3,7; "" means all, as in NodeSet
+	NodeSet     string // the memory nodes
+}
+
+// A Ulimit is a limit of the kernel's for each process of a container; -1 is none.
+type Ulimit struct {
+	Name       string // nofile
+	Soft, Hard int64
+}
+
+// A Tmpfs is a directory in memory.
+type Tmpfs struct {
+	Path     string   // absolute
+	Options  []string // as mount has them: size=65536, mode=0700, uid=1000, gid=1000, nr_inodes=100, noexec
+	ReadOnly bool
+}
+
+// A Share is a directory that is made when it is first used, with what the image has at its path, and is
+// removed with the session.
+type Share struct {
+	Name     string // containers that name it share it; "" is the container's own
+	Path     string // absolute
+	ReadOnly bool
+	Empty    bool // it begins without what the image has there
 }
 
 // A DockerFunc executes a docker command for a program of a container and returns its exit code. Its context

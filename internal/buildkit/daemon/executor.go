@@ -43,6 +43,7 @@ func (g *guarded) Run(ctx context.Context, id string, rootfs executor.Mount, mou
 		process.Signal = forwarded
 	}
 	limit(&process.Meta)
+	ctx, mounts = shape(ctx, &process.Meta, mounts)
 	return g.Executor.Run(ctx, id, rootfs, mounts, process, started)
 }
 
@@ -63,6 +64,7 @@ func limit(meta *executor.Meta) {
 // limits.
 func (g *guarded) Exec(ctx context.Context, id string, process executor.ProcessInfo) error {
 	_, process.Meta.Env = limits.Take(process.Meta.Env)
+	_, process.Meta.Env = limits.TakeOptions(process.Meta.Env)
 	return g.Executor.Exec(ctx, id, process)
 }
 

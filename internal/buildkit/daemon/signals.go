@@ -7,15 +7,20 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
+// deadly are the signals of which a process dies that has no handler for them, of those that are sent to have one
+// end.
+var deadly = []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGABRT, syscall.SIGALRM}
+
 // forward passes signals on to a container until ctx ends, with one change. The first process of a
 // container does not die of a signal for which it has no handler, as any other process would: the
 // kernel spares it. So a SIGTERM becomes a SIGKILL for a process that SIGTERM would kill elsewhere, and
-// nobody has to wait in vain for it to end. One that handles or ignores SIGTERM gets it.
+// nobody has to wait in vain for it to end. One that handles or ignores SIGTERM gets it. Others are treated alike.
 func (g *guarded) forward(ctx context.Context, id string, in <-chan syscall.Signal, out chan<- syscall.Signal) {
 	for {
 		var sig syscall.Signal
@@ -24,7 +29,7 @@ func (g *guarded) forward(ctx context.Context, id string, in <-chan syscall.Sign
 		case <-ctx.Done():
 			return
 		}
-		if sig == syscall.SIGTERM && g.spared(ctx, id) {
+		if slices.Contains(deadly, sig) && g.spared(ctx, id, sig) {
 			sig = syscall.SIGKILL
 		}
 		select {
@@ -35,8 +40,8 @@ func (g *guarded) forward(ctx context.Context, id string, in <-chan syscall.Sign
 	}
 }
 
-// spared reports whether the first process of a container survives SIGTERM only for being the first.
-func (g *guarded) spared(ctx context.Context, id string) bool {
+// spared reports whether the first process of a container survives a signal only for being the first.
+func (g *guarded) spared(ctx context.Context, id string, sig syscall.Signal) bool {
 	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, g.runc, "state", id).Output()
@@ -48,7 +53,7 @@ func (g *guarded) spared(ctx context.Context, id string) bool {
 	if err == nil {
 		status, err = os.ReadFile(fmt.Sprintf("/proc/%d/status", state.Pid))
 	}
-	return err == nil && !handles(status, syscall.SIGTERM) // if it is not known, it gets what was sent
+	return err == nil && !handles(status, sig) // if it is not known, it gets what was sent
 }
 
 // handles reports whether a process with that /proc/PID/status catches or ignores sig.

@@ -106,7 +106,7 @@ func newExecutor(cfg *Config, nets networks, monitor *resources.Monitor) (*guard
 		ProcessMode:       oci.ProcessSandbox,
 		DNS:               dns,
 		ResourceMonitor:   monitor,
-	}, nets)
+	}, nets.shaped(tmpDir(cfg.Root)))
 	if err != nil {
 		return nil, err
 	}

@@ -1,9 +1,12 @@
-// Package limits carries the limits of a container from the client, whose API has no words for them, to
-// kiln's own build daemon.
+// Package limits carries the limits of a container, and what else is to be different about it, from the
+// client, whose API has no words for that, to kiln's own build daemon.
 //
-// They travel as one variable of the container's environment, which the daemon takes out before it
-// starts the container. Another daemon would hand the variable on to the container and limit nothing, so
-// a client sends it only to a daemon that it knows to be kiln's own.
+// They travel as two variables of the container's environment, which the daemon takes out before it
+// starts the container. Another daemon would hand the variables on to the container and do nothing, so
+// a client sends them only to a daemon that it knows to be kiln's own.
+//
+// Who writes a Dockerfile can set the variables, too. So nothing of what they say may give a container more
+// than it has without them.
 package limits
 
 import (

@@ -1,6 +1,7 @@
 package limits_test
 
 import (
+	"reflect"
 	"slices"
 	"testing"
 
@@ -24,5 +25,20 @@ func TestStepCannotSetItsOwnLimits(t *testing.T) {
 	}
 	if got := limits.Put(forged, limits.Limits{}); len(got) != 0 {
 		t.Errorf("the forged variable is sent: %q", got)
+	}
+}
+
+func TestOptionsTravelInTheEnvironmentAndLeaveIt(t *testing.T) {
+	want := limits.Options{ReadOnly: true, Hostname: "h", Tmpfs: map[string][]string{"/t": {"size=1"}}, Capabilities: []string{}, Ulimits: []limits.Ulimit{{Name: "core", Soft: -1, Hard: -1}}}
+	sent := limits.PutOptions([]string{"A=1"}, want)
+	got, rest := limits.TakeOptions(sent)
+	if !reflect.DeepEqual(got, want) || !slices.Equal(rest, []string{"A=1"}) || len(sent) != 2 {
+		t.Errorf("taken %+v, left %q", got, rest)
+	}
+	if got, rest := limits.TakeOptions(limits.PutOptions(sent, limits.Options{})); got.Names() != nil || !slices.Equal(rest, []string{"A=1"}) {
+		t.Errorf("of a forged variable: %+v, left %q", got, rest)
+	}
+	if got, rest := limits.TakeOptions([]string{"KILN_CONTAINER_OPTIONS={", "KILN_CONTAINER_OPTIONS={\"pids\":true}"}); got.Names() != nil || len(rest) != 0 {
+		t.Errorf("of what cannot be read: %+v, left %q", got, rest)
 	}
 }

@@ -42,7 +42,26 @@ func (p *parser) finishCmd(s *rawStep) {
 	for _, f := range flags {
 		p.runFlag(at, s, c, f)
 	}
+	p.finishRun(at, s, c, flags)
+	p.checkBinds(at, &c.Options)
+	if c.Options.DockerSocket {
+		p.warnf(at, "cmd", "there is no Docker daemon, and no socket of one that could be mounted; the step has kiln's own docker program instead")
+	}
 	s.Cmd = c
+}
+
+// finishRun concludes the options of docker run from what all of them say.
+func (p *parser) finishRun(at place, s *rawStep, c *Cmd, flags []option) {
+	o := &c.Options
+	o.raised()
+	if s.Privileged { // has more than that
+		o.Privileges, o.CapAdd, o.CapDrop = nil, nil, nil
+	}
+	p.quota(at, s, o, slices.ContainsFunc(flags, func(f option) bool { return f.name == "cpus" }))
+	if o.MemorySwap != 0 && s.Memory == "" {
+		p.warnf(at, "cmd", "docker run option --memory-swap has no effect without --memory")
+		o.MemorySwap = 0
+	}
 }
 
 // expandImage replaces the text before the first blank if it is the name of an alias. It returns the
@@ -95,23 +114,48 @@ func (p *parser) runFlag(at place, s *rawStep, c *Cmd, f option) {
 	case "add-host":
 		c.AddHosts = append(c.AddHosts, f.value)
 	case "interactive", "tty":
-		c.Interactively = c.Interactively || f.value == "true"
 		if f.value == "true" {
-			p.warnf(at, "cmd", "docker run option --%s has no effect here: a step has neither a terminal nor standard input", f.name)
-		}
-	case "name":
-		p.warnf(at, "cmd", "docker run option --name has no effect here: other steps reach this one by its id")
-	case "init":
-		if f.value == "true" {
-			p.warnf(at, "cmd", "docker run option --init has no effect here: the program is process 1 of its container")
+			c.Interactively = true
+			p.warnf(at, "cmd", "docker run option --%s has no effect here: %s", f.name, noTerminal)
 		}
 	case "pull":
 		c.Pull = c.Pull || f.value == "always"
-	case "rm", "quiet", "sig-proxy", "log-driver", "log-opt": // nothing to be done differently
 	default:
-		p.warnf(at, "cmd", "docker run option --%s has no effect here", f.name)
+		if p.runOption(at, &c.Options, f) || slices.Contains(harmlessFlags, f.name) || f.value == "false" {
+			return
+		}
+		why := withoutEffect[f.name]
+		if why != "" {
+			why = ": " + why
+		}
+		p.warnf(at, "cmd", "docker run option --%s has no effect here%s", f.name, why)
 	}
 }
+
+// harmlessFlags change nothing of a container that lives as long as its step, in whose log its output is.
+var harmlessFlags = strings.Fields(`rm quiet sig-proxy log-driver log-opt label label-file annotation attach detach-keys
+	disable-content-trust no-healthcheck health-cmd health-interval health-retries health-start-interval health-start-period health-timeout`)
+
+// withoutEffect says why an option of docker run changes nothing.
+var withoutEffect = map[string]string{
+	"name": byID, "network-alias": byID, "net-alias": byID, "link": byID,
+	"init":    "the program is process 1 of its container",
+	"restart": "retries start a step again", "publish-all": "nothing is published on the worker's host",
+	"cidfile": "a container has no other name than its step's id", "domainname": "write it behind the name in --hostname",
+	"ip": ownAddress, "ip6": ownAddress, "link-local-ip": ownAddress, "mac-address": ownAddress,
+	"memory-reservation": "write --memory to limit the step", "kernel-memory": "it is part of --memory", "memory-swappiness": "write --memory-swap",
+	"cpu-count": forWindows, "cpu-percent": forWindows, "io-maxbandwidth": forWindows, "io-maxiops": forWindows,
+	"cgroup-parent": "a container is in a cgroup of its own", "runtime": "every container is executed by the worker's runtime",
+	"storage-opt": "the disk is the worker's", "oom-score-adj": "write --memory to limit the step", "oom-kill-disable": "a process that wants more memory than its step has is killed",
+	"sysctl": "the settings of the worker's kernel are not for a step",
+}
+
+const (
+	noTerminal = "a step has neither a terminal nor standard input"
+	byID       = "other steps reach this one by its id"
+	ownAddress = "a container has an address of the run's network"
+	forWindows = "it is for Windows"
+)
 
 // setEnv adds an entry that overrides the step's environment. One without a value keeps what is there.
 func (p *parser) setEnv(at place, s *rawStep, entry string) {

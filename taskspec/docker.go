@@ -47,7 +47,7 @@ func (s *Step) CallsDocker() bool {
 	if s.Cmd == nil || !s.Cmd.InContainer() {
 		return false
 	}
-	return slices.ContainsFunc(slices.Concat([]string{s.Cmd.Image}, s.Cmd.Args, s.Cmd.EntryPoint, s.Env), namesDocker)
+	return s.Cmd.Options.DockerSocket || slices.ContainsFunc(slices.Concat([]string{s.Cmd.Image}, s.Cmd.Args, s.Cmd.EntryPoint, s.Env), namesDocker)
 }
 
 // namesDocker reports whether text has docker as a word of its own, as DOCKER_BUILDKIT has, but not docker.io or

@@ -25,7 +25,7 @@ func TestDockerCommandsOfScripts(t *testing.T) {
 	for command, want := range map[string]string{
 		"":                "docker needs a command",
 		"run -it nginx":   "docker run --tty is not possible here; there is no terminal here",
-		"run -v x nginx":  "docker run -v x: want SOURCE:PATH or SOURCE:PATH:ro",
+		"run -v x nginx":  "docker run option --volume x: want an absolute path in the container",
 		"run -v a:/b:x n": `the option "x" is not possible here`,
 		"run -w rel x":    "docker run -w rel: want an absolute path",
 		"run --rm":        "docker run takes an image, this has none",

@@ -13,25 +13,13 @@ type DockerRun struct {
 	Step *Step
 	// Input is whether the program gets the standard input of the command.
 	Input bool
-	Binds []DockerBind
 }
 
-// A DockerBind is a -v of docker run.
-type DockerBind struct {
-	Source   string // a path in the container that calls docker, or the name of a volume
-	Path     string // absolute and clean
-	ReadOnly bool
-}
-
-// ignoredRunFlags change nothing of a container that somebody waits for and that is removed at its end.
-var ignoredRunFlags = []string{"rm", "quiet", "sig-proxy", "log-driver", "log-opt", "init", "name", "attach"}
-
-// refusedRunFlags say what to do instead of an option of docker run.
+// refusedRunFlags say what to do instead of an option of docker run that a step may have and a script may not.
 var refusedRunFlags = map[string]string{
 	"detach": "write it as a step with detach: true, which other steps and scripts reach by its id", "tty": "there is no terminal here; leave it out",
 	"privileged": "make it a step of its own with privileged: true", "publish": "nothing is published here; leave it out",
-	"publish-all": "nothing is published here; leave it out", "mount": "write -v SOURCE:PATH", "volumes-from": "write -v SOURCE:PATH",
-	"platform": "the worker's own platform is executed; leave it out",
+	"publish-all": "nothing is published here; leave it out",
 }
 
 // dockerRun understands docker run of a script.
@@ -51,8 +39,6 @@ func (p *parser) dockerRun(at place, args, env []string) *DockerCall {
 		switch f.name {
 		case "env":
 			s.Env = append(s.Env, passedOn(f.value, env)...)
-		case "volume":
-			r.Binds = append(r.Binds, p.dockerBind(at, f.value))
 		case "interactive":
 			r.Input = f.value == "true"
 		case "workdir":
@@ -63,30 +49,30 @@ func (p *parser) dockerRun(at place, args, env []string) *DockerCall {
 			if c.EntryPoint = []string{f.value}; f.value == "" {
 				c.EntryPoint = []string{}
 			}
-		case "user", "network", "net", "cpus", "memory", "add-host", "pull", "env-file":
-			p.runFlag(at, s, c, f)
+		case "init", "name", "isolation", "expose": // nobody reaches it
 		default:
-			if f.value != "false" && !slices.Contains(ignoredRunFlags, f.name) {
-				p.refuseRunFlag(at, f.name)
+			if why := refusedRunFlags[f.name]; why != "" {
+				if f.value != "false" {
+					p.refuse(at, "cmd", "docker run --%s is not possible here; %s", f.name, why)
+				}
+				continue
 			}
+			p.runFlag(at, s, c, f)
 		}
 	}
-	if len(s.Env) > maxEnv || len(r.Binds) > maxBinds {
-		p.refuse(at, "cmd", "docker run has at most %d variables and %d volumes", maxEnv, maxBinds)
+	p.finishRun(at, s, c, flags)
+	if len(c.Options.Privileges) > 0 {
+		p.refuse(at, "cmd", "docker run %s is not possible here; make it a step of its own", c.Options.Privileges[0])
+	}
+	if c.Options.DockerSocket {
+		p.refuse(at, "cmd", "docker run -v: there is no Docker daemon, and no socket of one")
+	}
+	if len(s.Env) > maxEnv {
+		p.refuse(at, "cmd", "docker run has at most %d variables", maxEnv)
 		return nil
 	}
 	s.Kind, s.Cmd, r.Step = KindCmd, c, &s.Step
 	return &DockerCall{Run: r}
-}
-
-const maxBinds = 32 // of a container
-
-func (p *parser) refuseRunFlag(at place, name string) {
-	why := refusedRunFlags[name]
-	if why == "" {
-		why = "leave it out"
-	}
-	p.refuse(at, "cmd", "docker run --%s is not possible here; %s", name, why)
 }
 
 // passedOn returns the entry of -e, of a name alone with its value in env, none if that has none.
@@ -100,24 +86,4 @@ func passedOn(entry string, env []string) []string {
 		}
 	}
 	return nil
-}
-
-// dockerBind understands SOURCE:PATH[:OPTIONS].
-func (p *parser) dockerBind(at place, value string) (b DockerBind) {
-	parts := strings.Split(value, ":")
-	if len(parts) < 2 || len(parts) > 3 || parts[0] == "" || !path.IsAbs(parts[1]) || path.Clean(parts[1]) == "/" {
-		p.refuse(at, "cmd", "docker run -v %s: want SOURCE:PATH or SOURCE:PATH:ro, the path absolute", p.clip(value))
-		return b
-	}
-	b.Source, b.Path = parts[0], path.Clean(parts[1])
-	for _, option := range strings.Split(strings.Join(parts[2:], ""), ",") {
-		switch option {
-		case "ro", "readonly":
-			b.ReadOnly = true
-		case "", "rw", "z", "Z", "cached", "delegated", "consistent":
-		default:
-			p.refuse(at, "cmd", "docker run -v %s: the option %q is not possible here; leave it out", p.clip(value), p.clip(option))
-		}
-	}
-	return b
 }

@@ -206,6 +206,11 @@ func dumpStruct(b *strings.Builder, indent string, v reflect.Value) {
 			dumpStruct(b, indent+"  ", f.Elem())
 			continue
 		}
+		if f.Kind() == reflect.Struct {
+			fmt.Fprintf(b, "%s%s\n", indent, name)
+			dumpStruct(b, indent+"  ", f)
+			continue
+		}
 		var s string
 		switch x := f.Interface().(type) {
 		case time.Duration:

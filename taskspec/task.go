@@ -116,8 +116,9 @@ type Cmd struct {
 	Interactively bool
 	AddHosts      []string // --add-host values as written: HOST:IP
 	EnvFiles      []string // --env-file values as written; what they say comes before the step's environment
-	Docker        *Docker  // set if no container is needed: the step is a docker command
-	Purge         *Purge   // likewise: it is acr purge
+	Options       RunOptions
+	Docker        *Docker // set if no container is needed: the step is a docker command
+	Purge         *Purge  // likewise: it is acr purge
 }
 
 // InContainer reports whether the step needs a container: whether the worker does not do by itself what it says.

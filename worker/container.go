@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,7 +39,7 @@ func unfit(t *taskspec.Task, s *taskspec.Step, allowed privileges) []finding {
 	if s.Kind != taskspec.KindCmd {
 		return nil
 	}
-	list := append(unfitOptions(s), finding{s.Privileged && allowed.refusal() != "", "privileged", allowed.refusal()})
+	list := append(slices.Concat(unfitOptions(s), unfitRun(s, allowed)), finding{s.Privileged && allowed.refusal() != "", "privileged", allowed.refusal()})
 	list = append(list, outsideFiles(s)...)
 	for _, m := range s.Mounts {
 		if why := unfitMount(t, m); why != "" {
@@ -172,7 +173,8 @@ func (a *attempt) imageOf(s *taskspec.Step) (string, error) {
 // step's limits and the task's the lower ones count.
 func (a *attempt) equip(c *solve.Container, s *taskspec.Step) {
 	c.Hosts, _ = hostsOf(s.Cmd.AddHosts)
-	c.Privileged, c.Pull = s.Privileged, s.Cmd.Pull
+	c.Privileged, c.Pull = s.Privileged || len(s.Cmd.Options.Privileges) > 0, s.Cmd.Pull
+	c.Options = optionsOf(&s.Cmd.Options)
 	for _, m := range s.Mounts {
 		c.Volumes = append(c.Volumes, solve.Volume{Path: path.Clean(m.Path), Files: volume(a.task, m.Volume)})
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 	"sync"
 
@@ -109,7 +108,7 @@ func (c *scripted) container(ctx context.Context, r *taskspec.DockerRun) (out so
 	if !known && !slices.Contains([]string{"", netNone, netBridge, netDefault}, s.Network) {
 		return out, fmt.Errorf("--network %s: want one of the task's networks, none or bridge; without the option it is that of the step", clip(s.Network, 100))
 	}
-	for _, f := range unfitOptions(s) {
+	for _, f := range slices.Concat(unfitOptions(s), unfitRun(s, privileges{})) {
 		if f.found {
 			return out, errors.New(f.property + ": " + f.why)
 		}
@@ -130,36 +129,5 @@ func (c *scripted) container(ctx context.Context, r *taskspec.DockerRun) (out so
 	cpus, _ := parseCPUs(c.step.CPUs)
 	memory, _ := parseMemory(c.step.Memory)
 	out.CPUs, out.Memory = lower(out.CPUs, cpus), lower(out.Memory, memory)
-	for _, b := range r.Binds {
-		if err := c.bind(&out, b); err != nil {
-			return out, fmt.Errorf("-v %s: %w", clip(b.Source, 200), err)
-		}
-	}
-	return out, nil
-}
-
-// bind mounts what a -v names: a volume that the step mounts, by its name or its path, or a path of what all
-// steps share.
-func (c *scripted) bind(out *solve.Container, b taskspec.DockerBind) error {
-	source := b.Source
-	if source == "." || source == ".." || len(source) > 1 && source[0] == '.' {
-		source = path.Join(c.Dir, source)
-	}
-	source = path.Clean(source)
-	for _, m := range c.step.Mounts {
-		if source == m.Volume || source == path.Clean(m.Path) {
-			out.Volumes = append(out.Volumes, solve.Volume{Path: b.Path, Files: volume(c.a.task, m.Volume)})
-			return nil
-		}
-	}
-	switch {
-	case !path.IsAbs(source):
-		return errors.New("there are no volumes but those that the step mounts; name a directory in " + workspace)
-	case source == "/var/run/docker.sock" || source == "/run/docker.sock":
-		return errors.New("there is no Docker daemon, and no socket of one")
-	case source != workspace && source != home && !within(source, workspace) && !within(source, home):
-		return fmt.Errorf("only what is in %s, in %s or in a volume that the step mounts can be mounted", workspace, home)
-	}
-	out.Binds = append(out.Binds, solve.Bind{Source: source, Path: b.Path, ReadOnly: b.ReadOnly})
-	return nil
+	return out, c.a.mount(&out, s.Cmd.Options.Mounts, c.Dir, c.step.Mounts)
 }

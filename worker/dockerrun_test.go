@@ -38,14 +38,17 @@ func TestDockerRunInScripts(t *testing.T) {
 			{"container run --network back alpine", "", 0, "out", ""},
 			{"run alpine nothing", "", 127, "", "docker: nothing: not found"},
 			{"run -v /etc:/x alpine", "", 125, "", "docker: -v /etc: only what is in /workspace, in /acb/home or in a volume that the step mounts can be mounted"},
-			{"run -v data:/x alpine", "", 125, "", "docker: -v data: there are no volumes but those that the step mounts"},
-			{"run -v /var/run/docker.sock:/var/run/docker.sock alpine", "", 125, "", "there is no Docker daemon, and no socket of one"},
+			{"run -v data:/x:ro --tmpfs /t:size=1k --read-only --hostname h --cap-drop ALL alpine", "", 0, "out", "err"},
+			{"run -v theirs:/x alpine", "", 125, "", "docker: -v theirs: it is a volume of the task that the step does not mount"},
+			{"run --cap-add SYS_ADMIN alpine", "", 1, "", "docker run --cap-add SYS_ADMIN is not possible here; make it a step of its own"},
+			{"run -m 64m --memory-swap 32m alpine", "", 125, "", "cmd: --memory-swap: it is memory and swap together"},
+			{"run -v /var/run/docker.sock:/var/run/docker.sock alpine", "", 1, "", "there is no Docker daemon, and no socket of one"},
 			{"run -v ../../etc:/x alpine", "", 125, "", "docker: -v ../../etc: only what is in"},
 			{"run --network host alpine", "", 125, "", "docker: --network host: want one of the task's networks, none or bridge"},
 			{"run -m 1k alpine", "", 125, "", "is no amount of memory"},
 			{"run -d alpine", "", 1, "", "docker run --detach is not possible here; write it as a step with detach: true"},
 			{"run --privileged alpine", "", 1, "", "docker run --privileged is not possible here"},
-			{"run --gpus all alpine", "", 1, "", "docker run --gpus is not possible here; leave it out"},
+			{"run --gpus all alpine", "", 1, "", "docker run option --gpus all: a step is given no devices of the worker's host; leave it out"},
 		} {
 			code, out, err := tc.call(ctx, c.Docker)
 			if code != tc.code || !strings.Contains(out, tc.out) || !strings.Contains(err, tc.err) {
@@ -54,10 +57,10 @@ func TestDockerRunInScripts(t *testing.T) {
 		}
 		return 0, nil
 	}
-	r := fileRun("version: v1.1.0\nvolumes:\n- name: vol\n  secret: {f: aGk=}\nnetworks: [{name: back}]\nsteps:\n" +
+	r := fileRun("version: v1.1.0\nvolumes:\n- name: vol\n  secret: {f: aGk=}\n- name: theirs\n  secret: {f: aGk=}\nnetworks: [{name: back}]\nsteps:\n" +
 		"- {id: script, cmd: \"-m 128m img ./docker.sh\", volumeMounts: [{name: vol, mountPath: /mnt}]}\n")
 	rep := final(g.execute(t, g.assign(t, r, nil)))
-	if said != "" || rep == nil || rep.Final != run.Succeeded || len(inner) != 3 {
+	if said != "" || rep == nil || rep.Final != run.Succeeded || len(inner) != 4 {
 		t.Fatalf("%s%+v, %d containers\n%s", said, rep, len(inner), g.log(t, testRun))
 	}
 	if c := inner[0]; !strings.Contains(c.Image, "@sha256:") || c.Dir != "" || len(c.Env) != 0 || c.Binds == nil || c.Memory != 128<<20 {
@@ -75,6 +78,10 @@ func TestDockerRunInScripts(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
+	}
+	if c := inner[3]; len(c.Shares) != 1 || c.Shares[0] != (solve.Share{Name: "data", Path: "/x", ReadOnly: true}) || len(c.Tmpfs) != 1 || c.Tmpfs[0].Path != "/t" ||
+		!c.Options.ReadOnly || c.Options.Hostname != "h" || c.Options.Capabilities == nil || len(c.Options.Capabilities) != 0 {
+		t.Errorf("%+v", c)
 	}
 	if c := inner[2]; c.Network != solve.NetworkRun || c.NetworkName != "back" || c.Docker != nil {
 		t.Errorf("%+v", c)

@@ -71,6 +71,12 @@ func (a *attempt) cmd(ctx context.Context, s *taskspec.Step, rec *run.Step) erro
 	}
 	a.connect(s, &c)
 	a.equip(&c, s)
+	if err := a.mount(&c, s.Cmd.Options.Mounts, workspace, a.ownMounts()); err != nil {
+		return &stepFailure{s.ID, err}
+	}
+	if len(c.Binds) > 0 { // besides what every step sees
+		c.Binds = append([]solve.Bind{{Source: workspace, Path: workspace}, {Source: home, Path: home}}, c.Binds...)
+	}
 	c.Docker = a.dockerOf(s)
 	a.wrote.Store(true)
 	if s.Detach {

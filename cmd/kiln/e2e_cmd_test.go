@@ -44,7 +44,7 @@ steps:
     cmd: --entrypoint sh toolbox -c 'echo out; echo err >&2; exit 3'
     ignoreErrors: true
   - id: home
-    cmd: --entrypoint sh -u 0 toolbox -c 'echo login > $HOME/.config; echo file > /workspace/f; chmod 700 /workspace/f'
+    cmd: --entrypoint sh -u 0 toolbox -c 'echo login > $HOME/.config; echo file > /workspace/f; chmod 700 /workspace/f; mkdir kept'
   - id: shared
     cmd: --entrypoint sh -u 0 toolbox -c 'cat $HOME/.config /workspace/f'
   - id: live-writer
@@ -59,12 +59,24 @@ steps:
     ignoreErrors: true
   - id: privileged
     cmd: --privileged -u 0 --entrypoint sh toolbox -c 'mkdir /m && mount -t tmpfs none /m && echo mounted'
+  - id: shaped
+    cmd: >
+      --read-only --hostname box --tmpfs /scratch:size=64k --shm-size 5m --ulimit nofile=70 --cap-drop ALL --group-add 77 -v deps:/deps -v ./kept:/kept -u 0
+      --entrypoint sh toolbox -c 'hostname; ulimit -n; id -G; touch /x 2>&1; df /dev/shm /scratch; grep CapEff /proc/self/status;
+      echo dep > /deps/d; echo kept > /kept/k; echo work > /workspace/w && echo all written'
+    when: [home]
+  - id: others
+    cmd: -v deps:/again:ro -v {{.Run.SharedVolume}}:/all:ro --cap-add SYS_ADMIN -u 0 --entrypoint sh toolbox -c 'cat /again/d /all/kept/k /workspace/w; touch /all/x 2>&1; grep CapEff /proc/self/status'
+    when: [shaped]
 `
 
 func testCmdProperties(t *testing.T, s *server) {
 	dir := files(t, map[string]string{"acr-task.yaml": taskCmd, "box.Dockerfile": toolbox})
 	if res := s.kiln("run", dir); res.code == 0 || !strings.Contains(res.err, `step "privileged": privileged: the task does not allow privileged containers`) {
 		t.Errorf("without the task's permission: exit code %d\n%s", res.code, res.err)
+	}
+	if res := s.kiln("run", dir); !strings.Contains(res.err, `step "others": cmd: --cap-add SYS_ADMIN: the task does not allow privileged containers`) {
+		t.Errorf("without the task's permission:\n%s", res.err)
 	}
 	res := s.kiln("run", "--allow-privileged", dir)
 	if res.code != 0 {
@@ -76,6 +88,8 @@ func testCmdProperties(t *testing.T, s *server) {
 		"user | by user A=task B=image /workspace/sub 0 /acb/home",
 		"flags | instead", "entry | own entry", "hosts | 192.0.2.7", "code | out", "code | err", "exit code 3",
 		"shared | login", "shared | file", "live-writer | writer met", "live-reader | reader met", "privileged | mounted",
+		"shaped | box", "shaped | 70", "shaped | 0 77", "shaped | touch: /x: Read-only file system", " 5120 ", " 64 ", "shaped | CapEff:\t0000000000000000", "shaped | all written",
+		"others | dep", "others | kept", "others | work", "others | touch: /all/x: Read-only file system", "others | CapEff:\t00000000a82425fb",
 	} {
 		if !strings.Contains(res.err, want) {
 			t.Errorf("log lacks %q", want)

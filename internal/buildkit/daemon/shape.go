@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -37,7 +38,7 @@ func shape(ctx context.Context, meta *executor.Meta, mounts []executor.Mount) (c
 		}
 		r := meta.LinuxResources
 		r.CpuShares, r.CpusetCpus, r.CpusetMems = min(o.Shares, maxShares), o.CPUs, o.Nodes
-		if r.Memory > 0 { // swap is limited together with memory or not at all
+		if r.Memory > 0 && swapLimited() { // swap is limited together with memory or not at all
 			r.MemorySwap = o.Swap
 		}
 	}
@@ -51,6 +52,16 @@ func shape(ctx context.Context, meta *executor.Meta, mounts []executor.Mount) (c
 }
 
 type optionsKey struct{}
+
+// swapLimited reports whether the kernel can limit swap. The runtime would start no container that it should limit.
+func swapLimited() bool {
+	for _, pattern := range []string{"/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "/sys/fs/cgroup/*/memory.swap.max"} {
+		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // tmpfsOptions are those of options that a directory in memory may have.
 func tmpfsOptions(options []string) []string {

@@ -14,7 +14,7 @@ SOAK ?= 3
 FUZZTIME ?= 30s
 
 # The docker program of containers, which is part of the source as it is compiled here.
-SHIM := internal/buildkit/shim/docker
+SHIM := internal/buildkit/shim
 SHIMFLAGS := -Os -std=gnu11 -Wall -Wextra -Werror -static -nostdlib -ffreestanding -fno-stack-protector \
 	-fno-asynchronous-unwind-tables -fno-pic -no-pie -fno-tree-loop-distribute-patterns \
 	-Wl,--build-id=none -Wl,-z,noseparate-code -Wl,-z,noexecstack -s
@@ -27,11 +27,13 @@ help: ## list what can be made
 build: ## the program, as bin/kiln
 	go build -o bin/kiln ./cmd/kiln
 
-shim: ## the docker program of containers anew; needs gcc, gcc-aarch64-linux-gnu
-	gcc $(SHIMFLAGS) -o $(SHIM)/docker-amd64 $(SHIM)/docker.c
-	strip -R .comment $(SHIM)/docker-amd64
-	aarch64-linux-gnu-gcc $(SHIMFLAGS) -o $(SHIM)/docker-arm64 $(SHIM)/docker.c
-	aarch64-linux-gnu-strip -R .comment $(SHIM)/docker-arm64
+shim: ## the programs for containers anew; needs gcc, gcc-aarch64-linux-gnu
+	for p in docker put; do \
+		gcc $(SHIMFLAGS) -o $(SHIM)/$$p/$$p-amd64 $(SHIM)/$$p/$$p.c && \
+		strip -R .comment $(SHIM)/$$p/$$p-amd64 && \
+		aarch64-linux-gnu-gcc $(SHIMFLAGS) -o $(SHIM)/$$p/$$p-arm64 $(SHIM)/$$p/$$p.c && \
+		aarch64-linux-gnu-strip -R .comment $(SHIM)/$$p/$$p-arm64 || exit 1; \
+	done
 
 check: ## formatting, vet and staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then \

@@ -1,6 +1,7 @@
 package taskspec
 
 import (
+	"path"
 	"slices"
 	"strings"
 )
@@ -21,7 +22,21 @@ func (p *parser) finishBuild(s *rawStep) {
 		return
 	}
 	s.Build = p.build(at, w.list, flags, contexts, s.Env)
+	p.outsideFile(at, s, "iidfile", &s.Build.IIDFile)
+	p.outsideFile(at, s, "metadata-file", &s.Build.MetadataFile)
 	s.Build.Cache = strings.EqualFold(s.cache.text, "enabled")
+}
+
+// outsideFile warns of a file that nobody would see, and clears it.
+func (p *parser) outsideFile(at place, s *rawStep, option string, file *string) {
+	full := path.Clean(*file)
+	if !path.IsAbs(full) {
+		full = path.Join(s.WorkingDirectory, full)
+	}
+	if *file != "" && (full == workspace || !inside(full, workspace)) {
+		p.warnf(at, "build", "--%s %s has no effect here: only files in %s are left after a build", option, p.clip(*file), workspace)
+		*file = ""
+	}
 }
 
 // ParseBuild understands the arguments of a docker build command, in an environment of K=V entries. The
@@ -97,6 +112,10 @@ func (p *parser) buildFlag(at place, b *Build, f option) {
 		b.ShmSize = f.value
 	case "provenance":
 		b.Provenance = f.value
+	case "iidfile":
+		b.IIDFile = f.value
+	case "metadata-file":
+		b.MetadataFile = f.value
 	case "sbom":
 		b.SBOM = f.value
 	case "isolation":

@@ -95,6 +95,9 @@ type Build struct {
 	// NoCacheFilter has the --no-cache-filter values: stages to build without cache.
 	NoCacheFilter []string
 	Cache         bool // the step's "cache: enabled"
+	// IIDFile and MetadataFile are files to write once the image is built, with its digest and with what docker says
+	// of it, by their paths from the step's directory.
+	IIDFile, MetadataFile string
 }
 
 // A KeyValue is one K=V flag. Bare is true when no "=V" was written.

@@ -20,8 +20,10 @@ func (a *attempt) build(ctx context.Context, s *taskspec.Step, rec *run.Step) er
 	if err != nil {
 		return &stepFailure{s.ID, err}
 	}
-	rec.Output, err = a.makeImage(ctx, s, b, a.logs.sink(s.ID))
-	return err
+	if rec.Output, err = a.makeImage(ctx, s, b, a.logs.sink(s.ID)); err != nil {
+		return err
+	}
+	return a.buildFiles(ctx, s.Build, s.WorkingDirectory, *rec.Output)
 }
 
 // makeImage executes a build of a step and makes its image known in the run.

@@ -71,7 +71,7 @@ func TestDockerRunInScripts(t *testing.T) {
 		Env: []string{"OF_FILE=1", "FROM_SCRIPT=yes", "FROM_SCRIPT=yes", "A=b=c"}, Dir: "/src", User: "1000:1000", Network: solve.NetworkNone,
 		Hosts: map[string]string{"h": "192.0.2.1"}, Memory: 64 << 20, Stdin: []byte("input"),
 		Volumes: []solve.Volume{{Path: "/vol", Files: files}, {Path: "/mnt2", Files: files}},
-		Binds:   []solve.Bind{{Source: "/workspace/sub", Path: "/src"}, {Source: "/workspace/cache", Path: "/c", ReadOnly: true}}}
+		Binds:   []solve.Bind{{Source: "/workspace/sub", Path: "/src", Create: true}, {Source: "/workspace/cache", Path: "/c", ReadOnly: true, Create: true}}}
 	got := inner[1]
 	if want.Step = got.Step; !strings.HasPrefix(got.Step, "script-docker-") {
 		t.Error(got.Step)

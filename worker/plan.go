@@ -264,7 +264,8 @@ func (a *attempt) steps() []run.Step {
 func (a *attempt) finished(s *taskspec.Step) (run.Step, bool) {
 	for _, r := range a.run.Steps {
 		if r.ID == s.ID && r.State == run.StepSucceeded && s.Kind != taskspec.KindCmd && r.Kind == string(s.Kind) {
-			return r, s.Kind != taskspec.KindBuild || r.Output != nil
+			// A build that writes files writes them again, into the workspace of this attempt.
+			return r, s.Kind != taskspec.KindBuild || r.Output != nil && s.Build.IIDFile+s.Build.MetadataFile == ""
 		}
 	}
 	return run.Step{}, false

@@ -66,7 +66,7 @@ func (a *attempt) mountOne(c *solve.Container, m taskspec.RunMount, dir string, 
 	case m.Kind == taskspec.MountBind && source != workspace && source != home && !within(source, workspace) && !within(source, home):
 		return fmt.Errorf("only what is in %s, in %s or in a volume that the step mounts can be mounted", workspace, home)
 	case m.Kind == taskspec.MountBind:
-		c.Binds = append(c.Binds, solve.Bind{Source: source, Path: m.Path, ReadOnly: m.ReadOnly})
+		c.Binds = append(c.Binds, solve.Bind{Source: source, Path: m.Path, ReadOnly: m.ReadOnly, Create: m.Create})
 	case slices.ContainsFunc(a.task.Volumes, func(v taskspec.Volume) bool { return v.Name == source }):
 		return errors.New("it is a volume of the task that the step does not mount; add it to the step's volumeMounts")
 	default:

@@ -146,6 +146,9 @@ func (c *scripted) build(ctx context.Context, b *taskspec.Build) error {
 		return err
 	}
 	c.a.images.noteScripted(s.ID, *out)
+	if err := c.a.buildFiles(ctx, b, c.Dir, *out); err != nil {
+		return err
+	}
 	if b.Quiet {
 		fmt.Fprintln(c.Stdout, out.Digest)
 	} else {

@@ -72,10 +72,22 @@ func (s *script) Build(ctx context.Context, b solve.Build, log solve.LogFunc) (s
 }
 
 func (s *script) ReadFile(_ context.Context, name string, _ int) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if content, ok := s.files[name]; ok {
 		return []byte(content), nil
 	}
 	return nil, &solve.StepError{ExitCode: -1, Message: name + " is not there"}
+}
+
+func (s *script) WriteFile(_ context.Context, name string, content []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.files == nil {
+		s.files = map[string]string{}
+	}
+	s.files[name] = string(content)
+	return nil
 }
 
 func (s *script) Close(context.Context) error {

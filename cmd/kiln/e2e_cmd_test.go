@@ -22,7 +22,7 @@ CMD ["image", "args"]
 const taskCmd = `version: v1.1.0
 env: [A=task]
 steps:
-  - build: -t toolbox -f box.Dockerfile .
+  - build: -t toolbox --iidfile ids/toolbox --metadata-file meta.json -f box.Dockerfile .
   - id: image
     cmd: toolbox
     disableWorkingDirectoryOverride: true
@@ -44,7 +44,7 @@ steps:
     cmd: --entrypoint sh toolbox -c 'echo out; echo err >&2; exit 3'
     ignoreErrors: true
   - id: home
-    cmd: --entrypoint sh -u 0 toolbox -c 'echo login > $HOME/.config; echo file > /workspace/f; chmod 700 /workspace/f; mkdir kept'
+    cmd: --entrypoint sh -u 0 toolbox -c 'echo login > $HOME/.config; echo file > /workspace/f; chmod 700 /workspace/f'
   - id: shared
     cmd: --entrypoint sh -u 0 toolbox -c 'cat $HOME/.config /workspace/f'
   - id: live-writer
@@ -66,7 +66,7 @@ steps:
       echo dep > /deps/d; echo kept > /kept/k; echo work > /workspace/w && echo all written'
     when: [home]
   - id: others
-    cmd: -v deps:/again:ro -v {{.Run.SharedVolume}}:/all:ro --cap-add SYS_ADMIN -u 0 --entrypoint sh toolbox -c 'cat /again/d /all/kept/k /workspace/w; touch /all/x 2>&1; grep CapEff /proc/self/status'
+    cmd: -v deps:/again:ro -v {{.Run.SharedVolume}}:/all:ro --cap-add SYS_ADMIN -u 0 --entrypoint sh toolbox -c 'cat /again/d /all/kept/k /workspace/w; grep -c $(cat /workspace/ids/toolbox) /workspace/meta.json; touch /all/x 2>&1; grep CapEff /proc/self/status'
     when: [shaped]
 `
 
@@ -89,7 +89,7 @@ func testCmdProperties(t *testing.T, s *server) {
 		"flags | instead", "entry | own entry", "hosts | 192.0.2.7", "code | out", "code | err", "exit code 3",
 		"shared | login", "shared | file", "live-writer | writer met", "live-reader | reader met", "privileged | mounted",
 		"shaped | box", "shaped | 70", "shaped | 0 77", "shaped | touch: /x: Read-only file system", " 5120 ", " 64 ", "shaped | CapEff:\t0000000000000000", "shaped | all written",
-		"others | dep", "others | kept", "others | work", "others | touch: /all/x: Read-only file system", "others | CapEff:\t00000000a82425fb",
+		"others | dep", "others | kept", "others | work", "others | 2", "others | touch: /all/x: Read-only file system", "others | CapEff:\t00000000a82425fb",
 	} {
 		if !strings.Contains(res.err, want) {
 			t.Errorf("log lacks %q", want)

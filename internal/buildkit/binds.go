@@ -2,6 +2,7 @@ package buildkit
 
 import (
 	"context"
+	"errors"
 	"path"
 	"strings"
 
@@ -21,8 +22,12 @@ func (w *workspace) of(ctx context.Context, g *gateway, c solve.Container) ([]gw
 		if !ok {
 			return nil, stepError("%s is in no directory that containers share", b.Source)
 		}
-		if err := g.present(ctx, m, selector, b.Source); err != nil {
-			return nil, err
+		err := g.present(ctx, m, selector)
+		if b.Create && errors.Is(err, errAbsent) {
+			err = g.put(ctx, w, path.Clean(b.Source)+"/", nil)
+		}
+		if err != nil {
+			return nil, absence(err, b.Source)
 		}
 		m.Dest, m.Selector, m.Readonly = b.Path, selector, b.ReadOnly
 		mounts = append(mounts, m)
@@ -44,9 +49,20 @@ func (w *workspace) find(p string) (m gwclient.Mount, selector string, ok bool) 
 	return gwclient.Mount{}, "", false
 }
 
-// present reports that there is nothing where a bind's source should be: the daemon's own words name paths of
+// errAbsent is that there is nothing where a bind's source should be.
+var errAbsent = errors.New("it is not there")
+
+// absence says which source is not there.
+func absence(err error, source string) error {
+	if errors.Is(err, errAbsent) {
+		return stepError("%s is not there; create it first", source)
+	}
+	return err
+}
+
+// present reports with errAbsent that there is nothing where a bind's source should be: the daemon's own words name paths of
 // its host.
-func (g *gateway) present(ctx context.Context, m gwclient.Mount, selector, source string) error {
+func (g *gateway) present(ctx context.Context, m gwclient.Mount, selector string) error {
 	if selector == "" {
 		return nil
 	}
@@ -59,7 +75,7 @@ func (g *gateway) present(ctx context.Context, m gwclient.Mount, selector, sourc
 	case err == nil:
 		return nil
 	case isMissing(err):
-		return stepError("%s is not there; create it first", source)
+		return errAbsent
 	}
 	failure, _ := g.failure(ctx, err)
 	return failure

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/moby/buildkit/client/llb"
 	gwclient "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/session/sshforward"
 	"github.com/moby/buildkit/solver/pb"
@@ -135,22 +134,7 @@ func (g *gateway) docker(ctx context.Context, c solve.Container, env []string) (
 
 // makeProgram brings the docker program to the daemon, nil if there is none for its processor.
 func (g *gateway) makeProgram(ctx context.Context) (gwclient.Reference, error) {
-	ctx, cancel := g.while(ctx)
-	defer cancel()
-	platform, err := g.session.client.platform(ctx)
-	if err != nil {
-		return nil, err
-	}
-	binary := shim.Binary(platform.Architecture)
-	if binary == nil {
-		return nil, nil
-	}
-	ref, err := g.evaluate(ctx, llb.Scratch().File(llb.Mkfile("docker", 0o555, binary)))
-	if err != nil {
-		failure, _ := g.failure(ctx, err)
-		return nil, failure
-	}
-	return ref, nil
+	return g.bring(ctx, "docker", shim.Binary)
 }
 
 // messages are a stream of bytes in messages.

@@ -36,6 +36,7 @@ type gateway struct {
 	uploads   *uploads
 	shown     shown
 	program   lazy[gwclient.Reference] // the docker program of containers
+	putter    lazy[gwclient.Reference] // the program that writes files
 	calls     *dockerCalls
 
 	stop  chan struct{} // closed to end it

@@ -55,6 +55,22 @@ func testBinds(t *testing.T, e *env) {
 	if _, j := runStep(t, s, c); j.text(event.StreamStdout) != "written\n" {
 		t.Error(j.all())
 	}
+	c = e.shell("echo made >/x/new; cat /workspace/two/levels/new")
+	c.Binds = []solve.Bind{{Source: "/workspace/two/levels", Path: "/x", Create: true}, {Source: "/workspace", Path: "/workspace"}}
+	if _, j := runStep(t, s, c); j.text(event.StreamStdout) != "made\n" {
+		t.Error(j.all())
+	}
+	if err := s.WriteFile(t.Context(), "two/new/file", []byte("written")); err != nil {
+		t.Error(err)
+	}
+	if content, err := s.ReadFile(t.Context(), "two/new/file", 100); string(content) != "written" {
+		t.Errorf("%q, %v", content, err)
+	}
+	for name, want := range map[string]string{"f/x": "/workspace/f/x cannot be written: not a directory", "../x": `"../x" is outside of /workspace`, "sub": "/workspace/sub cannot be written: is a directory"} {
+		if err := s.WriteFile(t.Context(), name, nil); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", name, err, want)
+		}
+	}
 	for source, want := range map[string]string{"/workspace/none": "/workspace/none is not there; create it first", "/etc": "/etc is in no directory that containers share"} {
 		c.Binds = []solve.Bind{{Source: source, Path: "/x"}}
 		if _, err := s.Run(t.Context(), c, newJournal().log); err == nil || err.Error() != want {

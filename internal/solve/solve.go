@@ -45,6 +45,9 @@ type Session interface {
 	// ReadFile returns the content of a regular file, by its slash path below /workspace, of at most limit
 	// bytes. A *StepError says why it cannot be had.
 	ReadFile(ctx context.Context, name string, limit int) ([]byte, error)
+	// WriteFile writes a file, by its slash path below /workspace, over what is there, and makes the directories
+	// that it is in. A *StepError says why that cannot be.
+	WriteFile(ctx context.Context, name string, content []byte) error
 	// Retain keeps on the engine what makes later sessions on the same source faster, if that pays. It is for
 	// the time after the last step, when nobody waits: it may take minutes, and gives up when ctx ends.
 	Retain(ctx context.Context)
@@ -302,6 +305,7 @@ type Bind struct {
 	Source   string // absolute path in /workspace or /acb/home
 	Path     string // absolute
 	ReadOnly bool
+	Create   bool // a source that is not there is made, as a directory
 }
 
 // A Volume is a directory of a container with files that no other container sees.

@@ -1,4 +1,5 @@
-// Package shim is the docker program that containers find, and the other side of it.
+// Package shim is the docker program that containers find, and the other side of it; and, beside that, a program
+// that writes files where only containers can.
 //
 // The program is a file of two kilobytes that needs nothing of the image. It hands what it is asked through a
 // socket of the container, over the session of BuildKit, to whoever serves it: there is no Docker daemon, and
@@ -55,9 +56,22 @@ var amd64 []byte
 //go:embed docker/docker-arm64
 var arm64 []byte
 
-// Binary returns the program for a processor as Go names it, nil if there is none.
+// Binary returns the docker program for a processor as Go names it, nil if there is none.
 func Binary(architecture string) []byte {
 	return map[string][]byte{"amd64": amd64, "arm64": arm64}[architecture]
+}
+
+//go:embed put/put-amd64
+var putAMD64 []byte
+
+//go:embed put/put-arm64
+var putARM64 []byte
+
+// Put returns, for a processor as Go names it, the program that writes its standard input to the file that is its
+// argument, with the directories that it is in; of a name that ends with a slash, only these. Its exit code is the
+// number of the kernel's error. Nil means that there is none for that processor.
+func Put(architecture string) []byte {
+	return map[string][]byte{"amd64": putAMD64, "arm64": putARM64}[architecture]
 }
 
 // errGone is why a command ends that nobody waits for.

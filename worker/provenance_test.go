@@ -154,7 +154,8 @@ func TestProvenanceOfATaskFile(t *testing.T) {
 	g := newRig(t, s)
 	s.build = g.staging
 	r := fileRun("version: v1.1.0\nsteps:\n- build: -t $Registry/app --build-arg K={{.Values.npm | b64enc}} .\n- push: [$Registry/app]\n")
-	r.Spec.TaskFile.Set = []string{"color=blue"}
+	f := r.Spec.TaskFile
+	f.Set, f.Env, f.Network, f.WorkingDirectory = []string{"color=blue"}, []string{"A=outer", "T=of set-value"}, "none", "sub"
 	if rep := final(g.execute(t, g.assignSecrets(t, r, everySecret()))); rep == nil || rep.Final != run.Succeeded {
 		t.Fatalf("final report = %+v", rep)
 	}
@@ -167,7 +168,7 @@ func TestProvenanceOfATaskFile(t *testing.T) {
 		t.Fatalf("%d provenances, want 1", len(documents))
 	}
 	doc := string(documents[0])
-	for _, want := range []string{`"taskFile":{"name":"kiln.yaml","digest":{"sha256":"`, `"set":["color=blue"]`, `"secrets":["npm"]`, `"step":"acb_step_0"`} {
+	for _, want := range []string{`"taskFile":{"name":"kiln.yaml","digest":{"sha256":"`, `"set":["color=blue"]`, `"env":["A=outer","T=of ***"]`, `"network":"none"`, `"workingDirectory":"sub"`, `"secrets":["npm"]`, `"step":"acb_step_0"`} {
 		if !strings.Contains(doc, want) {
 			t.Errorf("provenance lacks %s:\n%s", want, doc)
 		}

@@ -47,17 +47,22 @@ func newTarpit(t *testing.T) *tarpit {
 // A phase is what a run is at when it is stopped.
 type phase struct {
 	name       string
-	source     bool   // the source itself is fetched; there is no task
+	source     string // is fetched and built; there is no task
 	dockerfile string // base if empty
 	task       string // its steps; PIT is the host of a tarpit
 	said       string // in the log once the run has come so far; if empty, the tarpit is met
 }
 
 var phases = []phase{
-	{name: "source", source: true},
+	{name: "repository", source: "http://PIT/o/r.git"},
+	{name: "tarball", source: "http://PIT/c.tar.gz"},
+	{name: "artifact", source: "oci://PIT/c:1"},
 	{name: "pull of a base", dockerfile: "FROM PIT/base:1\n", task: "- build: .\n"},
 	{name: "pull of a step's image", task: "- cmd: PIT/tool:1 run\n"},
 	{name: "context of a build", task: "- build: -t box http://PIT/o/r.git\n"},
+	{name: "import of a cache", task: "- build: --cache-from PIT/cache:1 .\n"},
+	{name: "file of a Dockerfile", dockerfile: "FROM scratch\nADD http://PIT/file /file\n", task: "- build: .\n"},
+	{name: "docker pull", task: "- cmd: docker pull PIT/tool:1\n"},
 	{name: "build", dockerfile: base + "RUN echo begun; sleep 600\n", said: "begun",
 		task: "- build: -t $Registry/cancel/build:v1 .\n- push: [$Registry/cancel/build:v1]\n"},
 	{name: "cmd", said: "begun", task: "- cmd: $Registry/box:1 sh -c 'echo begun; sleep 600'\n"},
@@ -104,10 +109,10 @@ func (p phase) begin(t *testing.T, s *server, flags ...string) (id string, reach
 	t.Helper()
 	pit := newTarpit(t)
 	var args []string
-	if p.source {
-		args = append([]string{"build", "--no-wait", "-t", "cancel/source"}, append(flags, "http://"+pit.host+"/o/r.git")...)
+	fill := strings.NewReplacer("PIT", pit.host)
+	if p.source != "" {
+		args = append([]string{"build", "--no-wait", "-t", "cancel/source"}, append(flags, fill.Replace(p.source))...)
 	} else {
-		fill := strings.NewReplacer("PIT", pit.host)
 		dockerfile := base
 		if p.dockerfile != "" {
 			dockerfile = fill.Replace(p.dockerfile)

@@ -42,8 +42,9 @@ func TestDaemonsOfOthers(t *testing.T) {
 		t.Errorf("doctor says\n%s", out)
 	}
 	task := files(t, map[string]string{"acr-task.yaml": taskOthers, "Dockerfile": base + "RUN head -c 64 /dev/urandom > /chance\n"})
+	chance := files(t, map[string]string{"Dockerfile": base + "RUN head -c 48 /dev/urandom > /chance\n"})
 	same := files(t, map[string]string{"Dockerfile": base + "RUN date > /dev/null && touch /now\n"})
-	build := func() (layers []v1.Hash, digest string) {
+	build := func() (layers []v1.Hash, digest, cached string) {
 		res := s.kiln("run", task)
 		if res.code != 0 || !strings.Contains(res.err, "warning: containers share the network") || !strings.Contains(res.err, "waits: the worker executes as many steps as it may") {
 			t.Fatalf("exit code %d\n%s", res.code, res.err)
@@ -52,13 +53,14 @@ func TestDaemonsOfOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return config.RootFS.DiffIDs, strings.TrimSpace(s.must("build", "--reproducible", "--no-cache", same))
+		cached = strings.TrimSpace(s.must("build", "--cache-from", s.host()+"/others/cache:1", "--cache-to", "type=registry,mode=max,ref="+s.host()+"/others/cache:1", chance))
+		return config.RootFS.DiffIDs, strings.TrimSpace(s.must("build", "--reproducible", "--no-cache", same)), cached
 	}
-	layers, digest := build()
+	layers, digest, cached := build()
 	s.stop()
 	s.args[1] = other.Address
 	s.start()
-	if again, d := build(); !slices.Equal(again, layers) || d != digest {
-		t.Errorf("a fresh daemon has built %v instead of %v from the cache, and %s instead of %s", again, layers, d, digest)
+	if again, d, c := build(); !slices.Equal(again, layers) || c != cached || d != digest {
+		t.Errorf("a fresh daemon has built %v and %s instead of %v and %s from the cache, and %s instead of %s", again, c, layers, cached, d, digest)
 	}
 }

@@ -84,8 +84,8 @@ func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 	if err == nil {
 		r, err = c.record(ctx, r.ID, ended)
 	}
-	if err != nil || r.State != run.Succeeded || r.Attempt < 2 || r.Attempts[0].Worker != "far" || len(r.Images) != 1 {
-		t.Fatalf("%v, %s %s %+v", err, r.State, r.Reason, r.Attempts)
+	if err != nil || r.State != run.Succeeded || r.Attempt < 2 || r.Attempts[0].Worker != "far" || len(r.Images) != 1 || r.Steps[0].Attempt != 1 || r.Steps[0].Tries != 1 {
+		t.Fatalf("%v, %s %s %+v, steps %+v", err, r.State, r.Reason, r.Attempts, r.Steps)
 	}
 	waitFor(t, "the worker to be heard of again", func() bool { return strings.Contains(c.kiln("worker", "list"), "far ") })
 	c.kiln("worker", "drain", "near")

@@ -96,7 +96,7 @@ func TestPrivateRegistries(t *testing.T) {
   - id: box
     cmd: REG/team/box:1 sh -c 'echo of the private registry; printf "FROM REG/team/box:1\nRUN echo made >/made\n" >Dockerfile'
     pull: true
-  - build: -t REG/team/app:$ID .
+  - build: -t REG/team/app:$ID --cache-to type=registry,mode=max,ref=REG/team/cache:1 --cache-from REG/team/cache:1 .
   - push: [REG/team/app:$ID]
 `
 	s.must("task", "create", "web", "-c", "/dev/null", "-f", write(whole))
@@ -111,6 +111,13 @@ func TestPrivateRegistries(t *testing.T) {
 		}
 		if !reg.used("bot") || reg.used("shared") {
 			t.Error("the task's own credential was not used, or not alone")
+		}
+		ref, err := name.ParseReference(reg.host + "/team/cache:1")
+		if err == nil {
+			_, err = remote.Get(ref, remote.WithAuth(&authn.Basic{Username: "bot", Password: "Pw-of-the-task"}))
+		}
+		if err != nil {
+			t.Errorf("the cache in the private registry: %v", err)
 		}
 	})
 	t.Run("wrong", func(t *testing.T) {

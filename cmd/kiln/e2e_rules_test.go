@@ -5,6 +5,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"kiln/internal/run"
 )
@@ -16,16 +17,18 @@ steps:
   - {id: slow, build: --build-arg DO='sleep %d' ., timeout: 3, ignoreErrors: true, when: ["-"]}
   - {id: again, build: --build-arg DO='echo of no use; exit 4' ., retries: 1, retryDelay: 1, retryOnErrors: [other, of no use], ignoreErrors: true, when: ["-"]}
   - {id: once, build: --build-arg DO='echo hopeless; exit 4' ., retries: 5, retryOnErrors: [of no use], ignoreErrors: true, when: ["-"]}
-  - {id: twice, build: --build-arg DO=true ., repeat: 1, when: ["-"]}
+  - {id: twice, build: -t PIT/far:1 --build-arg DO=true ., repeat: 1, when: ["-"]}
+  - {id: far, push: [PIT/far:1], startDelay: 2, timeout: 3, ignoreErrors: true, when: [twice]}
   - {id: later, build: --build-arg DO=true ., startDelay: 2, when: ["-"]}
   - {id: unbuilt, push: ["$Registry/rules/never:1"], ignoreErrors: true, when: ["-"]}
-  - {id: last, push: ["$Registry/rules/never:2"], when: [slow, again, once, twice, later, unbuilt]}
+  - {id: last, push: ["$Registry/rules/never:2"], when: [slow, again, once, far, later, unbuilt]}
 `
 
 // testRulesOfBuilds looks at what time limits, retries, delays and ignored errors do to builds and pushes.
 func testRulesOfBuilds(t *testing.T, s *server) {
 	mark := 865_000_000 + os.Getpid()
-	dir := files(t, map[string]string{"Dockerfile": base + "ARG DO\nRUN eval \"$DO\"\n", "acr-task.yaml": fmt.Sprintf(taskRules, mark)})
+	pit := strings.Replace(newTarpit(t).host, "127.0.0.1", "localhost", 1)
+	dir := files(t, map[string]string{"Dockerfile": base + "ARG DO\nRUN eval \"$DO\"\n", "acr-task.yaml": strings.ReplaceAll(fmt.Sprintf(taskRules, mark), "PIT", pit)})
 	res := s.kiln("run", "-o", "json", dir)
 	left := processes(t, func(cmdline string, _ int) bool { return strings.Contains(cmdline, fmt.Sprint(mark)) })
 	if res.code != 1 {
@@ -45,12 +48,13 @@ func testRulesOfBuilds(t *testing.T, s *server) {
 			err   string
 		}{
 			"slow": {run.StepSucceeded, 1, "timed out after 3s"}, "again": {run.StepSucceeded, 2, "exit code 4"}, "once": {run.StepSucceeded, 1, "exit code 4"},
-			"twice": {run.StepSucceeded, 2, ""}, "later": {run.StepSucceeded, 1, ""}, "unbuilt": {run.StepSucceeded, 1, "rules/never:1"}, "last": {run.StepFailed, 1, "rules/never:2"},
+			"twice": {run.StepSucceeded, 2, ""}, "far": {run.StepSucceeded, 1, "timed out after 3s"}, "later": {run.StepSucceeded, 1, ""}, "unbuilt": {run.StepSucceeded, 1, "rules/never:1"}, "last": {run.StepFailed, 1, "rules/never:2"},
 		}[st.ID]
 		if st.State != want.state || st.Tries != want.tries || !strings.Contains(st.Error, want.err) || want.err == "" && st.Error != "" {
 			t.Errorf("step %s is %s after %d executions (%s), want %+v", st.ID, st.State, st.Tries, st.Error, want)
 		}
-		if waited := st.Started.Sub(r.Started); st.ID == "later" && waited.Seconds() < 2 {
+		after := map[string]time.Time{"later": r.Started, "far": r.Steps[3].Finished}[st.ID] // which is twice
+		if waited := st.Started.Sub(after); !after.IsZero() && waited.Seconds() < 2 {
 			t.Errorf("step %s has begun after %s", st.ID, waited)
 		}
 	}

@@ -27,7 +27,7 @@ func TestServer(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *server){
 		"build": testBuild, "build args": testBuildArgs, "dockerignore": testDockerignore, "task": testTask, "cmd": testCmdProperties, "volumes": testVolumes, "output": testOutput,
 		"docker": testDocker, "docker errors": testDockerErrors, "vaults": testVaultSecrets, "vault errors": testVaultErrors,
-		"step rules": testStepRules, "rules of builds": testRulesOfBuilds, "outside": testOutside, "ends of steps": testEndsOfSteps, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
+		"step rules": testStepRules, "rules of builds": testRulesOfBuilds, "outside": testOutside, "rules of steps": testRulesOfSteps, "small tasks": testSmallTasks, "neighbours": testNeighbours, "ends of steps": testEndsOfSteps, "bad builds": testBadBuilds, "bad tasks": testBadTasks, "cancel": testCancel,
 		"secrets": testSecrets, "isolation": testIsolation, "rerun": testRerun, "logs": testLogs, "doctor": testDoctor,
 		"wrong token": testWrongToken, "inputs": testBadInputs, "bases": testBases, "platform": testPlatform,
 		"reuse": testReuse, "cache": testCache, "reuse of bases": testReuseOfBases, "reuse in tasks": testReuseInTasks,

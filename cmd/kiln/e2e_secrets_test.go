@@ -14,6 +14,7 @@ import (
 const (
 	filedSecret  = "Zf-filed-secret-77/with+more==&characters-than-fit-into-a-line-of-base64"
 	storedSecret = "Zs-stored first line\nsecond line of Zs-stored"
+	envSecret    = "Ze-of-the-environment-88"
 )
 
 // vaultArgs are the server's arguments for them.
@@ -25,7 +26,8 @@ func vaultArgs(t *testing.T) []string {
 	if err := os.WriteFile(filepath.Join(dir, "torture-token"), []byte(tortureToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return []string{"--vault", "vault.test=file:" + dir, "--vault", "vault.example=file:" + dir, "--vault", "store.test=store:ci-"}
+	t.Setenv("KILN_TEST_VAULT_API_KEY", envSecret)
+	return []string{"--vault", "env.test=env:KILN_TEST_VAULT_", "--vault", "vault.test=file:" + dir, "--vault", "vault.example=file:" + dir, "--vault", "store.test=store:ci-"}
 }
 
 const taskVaults = `version: v1.1.0
@@ -34,6 +36,8 @@ secrets:
     keyvault: https://Vault.test/secrets/db-password
   - id: stored
     keyvault: https://store.test/secrets/token
+  - id: env
+    keyvault: https://env.test/secrets/api-key
 volumes:
   - name: v
     secret:
@@ -43,8 +47,8 @@ steps:
   - id: show
     cmd: |
       sbox sh -c 'echo "env $PW" "and $SET"; cat /run/v/pw; echo; base64 /run/v/pw; (echo -n user:; cat /run/v/pw) | base64
-      printf "%s" "${PW%?????????}"; sleep 0.3; printf "%s\n" "${PW#"${PW%?????????}"}"; echo "$STORED" | sed "s/^/> /"; echo "$PW" >&2'
-    env: ["PW={{.Secrets.filed}}", "SET={{.Values.set}}", 'STORED={{.Secrets.stored}}']
+      printf "%s" "${PW%?????????}"; sleep 0.3; printf "%s\n" "${PW#"${PW%?????????}"}"; echo "$STORED" | sed "s/^/> /"; echo "$PW" >&2; echo "${#KEY} characters: $KEY"'
+    env: ["KEY={{.Secrets.env}}", "PW={{.Secrets.filed}}", "SET={{.Values.set}}", 'STORED={{.Secrets.stored}}']
     volumeMounts: [{name: v, mountPath: /run/v}]
   - id: fails
     cmd: sbox sh -c 'exit 1' '{{.Secrets.filed}}'
@@ -64,7 +68,7 @@ func testVaultSecrets(t *testing.T, s *server) {
 	if res.code != 0 {
 		t.Fatalf("exit code %d\n%s", res.code, res.err)
 	}
-	for _, want := range []string{"env *** and ***", "> ***", "show | ***"} {
+	for _, want := range []string{"env *** and ***", "> ***", "show | ***", "24 characters: ***"} {
 		if !strings.Contains(res.err, want) {
 			t.Errorf("log lacks %q:\n%s", want, res.err)
 		}
@@ -78,7 +82,7 @@ func testVaultSecrets(t *testing.T, s *server) {
 	_, rest, _ := strings.Cut(res.err, "=> run ")
 	id, _, _ := strings.Cut(rest, " ")
 	seen := res.err + s.must("runs", "-o", "json") + s.must("show", id, "-o", "json") + s.must("logs", id)
-	for _, value := range []string{filedSecret, storedSecret, set} {
+	for _, value := range []string{filedSecret, storedSecret, envSecret, set} {
 		for _, part := range append(strings.Split(value, "\n"), base64.StdEncoding.EncodeToString([]byte(value))[:20]) {
 			if strings.Contains(seen, part) {
 				t.Errorf("%q was seen:\n%s", part, seen)

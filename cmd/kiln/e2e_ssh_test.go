@@ -15,6 +15,7 @@ func testGitSSH(t *testing.T, s gitServer) {
 	if res := s.kiln("run", url+"#main"); res.code != 0 || strings.Count(res.err, r.Git("rev-parse", "HEAD")[:12]) < 2 {
 		t.Errorf("a run and a step of it: exit code %d\n%s", res.code, res.err)
 	}
+	s.must("build", "--ssh", "default", files(t, map[string]string{"Dockerfile": base + "RUN --mount=type=ssh test -S \"$SSH_AUTH_SOCK\"\n"}))
 	// A task is decided about before a worker sees it; its key is a secret of its own, if it names one.
 	other := gittest.ServeSSH(t, s.git.Root)
 	keys := files(t, map[string]string{"right": string(s.ssh.PrivateKey), "wrong": string(other.PrivateKey)})

@@ -195,7 +195,12 @@ func testBaseImage(t *testing.T, s *server) {
 	s.pushBase("bases/one:1", "2") // never run before, and known all the same
 	r := s.runsOf("based", 1)[0]
 	if r.Cause.Kind != run.CauseBase || len(r.Cause.Moved) == 0 || !strings.HasSuffix(r.Cause.Moved[0].Ref, "bases/one:1") {
-		t.Errorf("cause %+v, want the base image", r.Cause)
+		t.Fatalf("cause %+v, want the base image", r.Cause)
+	}
+	const annotation = "org.opencontainers.image.base."
+	if m, err := s.image(s.host() + "/based:" + r.ID).Manifest(); err != nil || m.Annotations[annotation+"name"] != r.Cause.Moved[0].Ref ||
+		m.Annotations[annotation+"digest"] != r.Cause.Moved[0].To {
+		t.Errorf("the image is annotated with %v, %v, want the base image", m.Annotations, err)
 	}
 	s.pushBase("bases/one:1", "2") // the same again
 	s.pushBase("bases/one:1", "1") // and back

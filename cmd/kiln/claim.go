@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"kiln/internal/bus"
@@ -16,7 +19,7 @@ const theRegistry = "registry"
 
 // registryRecord is what this process tells others of its registry.
 func (n *node) registryRecord() event.Registry {
-	r := event.Registry{Owner: n.registry.UUID(), Started: n.started, URL: n.cfg.advertise, Host: n.host, Aliases: n.aliases}
+	r := event.Registry{Owner: n.registry.UUID(), Place: n.place(), Started: n.started, URL: n.cfg.advertise, Host: n.host, Aliases: n.aliases}
 	if r.URL == "" {
 		r.URL = n.url
 	}
@@ -24,6 +27,29 @@ func (n *node) registryRecord() event.Registry {
 		r.Certificate = n.cert.trusted()
 	}
 	return r
+}
+
+// place tells the data directory from copies of it.
+func (n *node) place() string {
+	host, _ := os.Hostname()
+	st, err := os.Stat(n.cfg.data)
+	if err != nil {
+		return ""
+	}
+	file, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	return event.Hash(fmt.Sprintf("%s %d %d", host, file.Dev, file.Ino))
+}
+
+// supersedes reports whether a claim is taken over at once. The own one is; and that of a process before this one on the same
+// directory, which has ended because this one has the directory. Of one on a copy of it that is not known.
+func (n *node) supersedes(holder, own event.Registry) bool {
+	if holder.Owner != own.Owner {
+		return false
+	}
+	return holder.Started.Equal(own.Started) || n.claimed == 0 && own.Place != "" && holder.Place == own.Place
 }
 
 // claimRegistry waits until no other process has the registry of the state that is shared. One that was killed is
@@ -63,7 +89,7 @@ func (n *node) tryClaim(ctx context.Context) error {
 	rev, err := n.store.Registries.Create(ctx, theRegistry, own)
 	if errors.Is(err, store.ErrConflict) {
 		var holder event.Registry
-		if holder, rev, err = n.store.Registries.Get(ctx, theRegistry); err == nil && holder.Owner != own.Owner {
+		if holder, rev, err = n.store.Registries.Get(ctx, theRegistry); err == nil && !n.supersedes(holder, own) {
 			err = store.ErrConflict
 		}
 		if err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"database/sql"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -22,7 +23,8 @@ func startNATS(t *testing.T, dir, listen string) *bus.Server {
 	return s
 }
 
-// A server keeps everything but its images in a NATS server of others, which may go and come back.
+// A server keeps everything but its images in a NATS server of others, which may go and come back. One on a copy of its
+// registry is no server beside it.
 func TestServerOnNATSOfOthers(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -35,6 +37,7 @@ func TestServerOnNATSOfOthers(t *testing.T) {
 	defer func() { ns.Shutdown() }()
 	s := startServer(t, "--nats", "nats://"+address, "--nats-token-file", token)
 	other := make(chan commandResult, 1)
+	copyRegistry(t, s.data, filepath.Join(dir, "other"))
 	go func() {
 		other <- runKiln(t, nil, "serve", "--data", filepath.Join(dir, "other"), "--listen", "127.0.0.1:0", "--nats", "nats://"+address, "--nats-token-file", token)
 	}()
@@ -68,6 +71,17 @@ func TestServerOnNATSOfOthers(t *testing.T) {
 	if res := s.kiln("build", "-t", "app", src); res.code != 0 {
 		t.Error(res.err)
 	}
+}
+
+// copyRegistry copies the registry of a server as a backup does.
+func copyRegistry(t *testing.T, from, to string) {
+	t.Helper()
+	must(t, os.MkdirAll(filepath.Join(to, "registry"), 0o700))
+	db, err := sql.Open("sqlite", filepath.Join(from, "registry", "registry.db")+"?_pragma=busy_timeout(10000)")
+	must(t, err)
+	defer db.Close()
+	_, err = db.ExecContext(t.Context(), "VACUUM INTO ?", filepath.Join(to, "registry", "registry.db"))
+	must(t, err)
 }
 
 func TestNATSIsReachedWithCredentialsOnly(t *testing.T) {

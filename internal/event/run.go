@@ -144,7 +144,8 @@ type Drain struct {
 // A Registry is how processes on other hosts reach the co-located registry. The process that serves it keeps
 // the record alive.
 type Registry struct {
-	Owner   string    `json:"owner"`   // of the registry's storage
+	Owner   string    `json:"owner"`   // of the registry's storage, and of its copies
+	Place   string    `json:"place"`   // the directory that is, on its host
 	Started time.Time `json:"started"` // the process
 	URL     string    `json:"url"`
 	Host    string    `json:"host"` // its canonical name in image references

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -19,12 +20,15 @@ import (
 
 func TestSubmitMintsAKeyAndRepeatsABrokenRequestOnce(t *testing.T) {
 	t.Parallel()
+	var mu sync.Mutex // the requests come on different connections
 	var keys []string
 	s := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		var in apiclient.Submit
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 			t.Error(err)
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		keys = append(keys, in.Key)
 		if len(keys) == 1 {
 			panic(http.ErrAbortHandler)
@@ -36,6 +40,8 @@ func TestSubmitMintsAKeyAndRepeatsABrokenRequestOnce(t *testing.T) {
 	if err != nil || r.ID != runID {
 		t.Fatalf("Submit = %v, %v", r, err)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(keys) != 2 || keys[0] != keys[1] || keys[0] == "" {
 		t.Errorf("keys = %q, want the same twice", keys)
 	}

@@ -50,3 +50,39 @@ func TestFollowLeavesASilentConnection(t *testing.T) {
 		}
 	})
 }
+
+func TestBackupIsGivenUpWhenTheServerFallsSilent(t *testing.T) {
+	t.Parallel()
+	for _, pieces := range []int{0, 10} {
+		synctest.Test(t, func(t *testing.T) {
+			transport := roundTripper(func(r *http.Request) (*http.Response, error) {
+				if pieces == 0 {
+					<-r.Context().Done()
+					return nil, context.Cause(r.Context())
+				}
+				pr, pw := io.Pipe()
+				go func() {
+					for range pieces {
+						_, _ = io.WriteString(pw, "a piece")
+						time.Sleep(time.Minute)
+					}
+					<-r.Context().Done()
+					pw.CloseWithError(context.Canceled)
+				}()
+				return &http.Response{StatusCode: http.StatusOK, Request: r, Body: pr}, nil
+			})
+			c := &apiclient.Client{BaseURL: "http://127.0.0.1:1", HTTP: &http.Client{Transport: transport}}
+			n := 0
+			body, err := c.Backup(t.Context(), apiclient.Backup{})
+			if err == nil {
+				var b []byte
+				b, err = io.ReadAll(body)
+				n = len(b)
+				_ = body.Close()
+			}
+			if err == nil || !strings.Contains(err.Error(), "nothing came for 2m0s") || n != pieces*len("a piece") {
+				t.Errorf("after %d pieces: %d bytes, %v", pieces, n, err)
+			}
+		})
+	}
+}

@@ -138,7 +138,7 @@ var harmlessFlags = strings.Fields(`rm quiet sig-proxy log-driver log-opt label 
 
 // withoutEffect says why an option of docker run changes nothing.
 var withoutEffect = map[string]string{
-	"name": byID, "network-alias": byID, "net-alias": byID, "link": byID,
+	"link":    "other steps are reached by their ids, and by the names that --network-alias gives them",
 	"init":    "the program is process 1 of its container",
 	"restart": "retries start a step again", "publish-all": "nothing is published on the worker's host",
 	"cidfile": "a container has no other name than its step's id", "domainname": "write it behind the name in --hostname",
@@ -147,12 +147,10 @@ var withoutEffect = map[string]string{
 	"cpu-count": forWindows, "cpu-percent": forWindows, "io-maxbandwidth": forWindows, "io-maxiops": forWindows,
 	"cgroup-parent": "a container is in a cgroup of its own", "runtime": "every container is executed by the worker's runtime",
 	"storage-opt": "the disk is the worker's", "oom-score-adj": "write --memory to limit the step", "oom-kill-disable": "a process that wants more memory than its step has is killed",
-	"sysctl": "the settings of the worker's kernel are not for a step",
 }
 
 const (
 	noTerminal = "a step has neither a terminal nor standard input"
-	byID       = "other steps reach this one by its id"
 	ownAddress = "a container has an address of the run's network"
 	forWindows = "it is for Windows"
 )

@@ -49,7 +49,7 @@ func (p *parser) dockerRun(at place, args, env []string) *DockerCall {
 			if c.EntryPoint = []string{f.value}; f.value == "" {
 				c.EntryPoint = []string{}
 			}
-		case "init", "name", "isolation", "expose": // nobody reaches it
+		case "init", "isolation", "expose": // nobody reaches it
 		default:
 			if why := refusedRunFlags[f.name]; why != "" {
 				if f.value != "false" {

@@ -13,6 +13,7 @@ import (
 type RunOptions struct {
 	ReadOnly        bool
 	Hostname        string
+	Names           []string // --name and --network-alias: further names of the step on its network
 	DNS             []string // addresses
 	DNSSearch       []string
 	DNSOptions      []string
@@ -28,6 +29,7 @@ type RunOptions struct {
 	CPUShares       uint64
 	MemorySwap      int64  // bytes of memory and swap, -1 for no limit
 	CPUSet, NodeSet string // 0-3,7
+	Sysctls         map[string]string
 	Mounts          []RunMount
 	// Privileges are the options that need the permission that privileged needs, as they are written.
 	Privileges []string
@@ -62,6 +64,11 @@ var (
 	validSignal   = regexp.MustCompile(`^([1-9]|[1-5][0-9]|6[0-4]|(SIG)?(HUP|INT|QUIT|ABRT|KILL|USR1|USR2|ALRM|TERM|CONT|WINCH|PWR|IO|POLL|TSTP|TTIN|TTOU|URG|VTALRM|PROF|XCPU|XFSZ|RTMIN(\+([0-9]|[12][0-9]|30))?|RTMAX(-([0-9]|[12][0-9]|30))?))$`)
 )
 
+var validSysctl = regexp.MustCompile(`^[a-z0-9_]+([.][a-zA-Z0-9_-]+)+$`)
+
+// ipcSysctls are the settings of shared memory, which a container has for itself, as it has net.* and fs.mqueue.*.
+var ipcSysctls = strings.Fields("kernel.msgmax kernel.msgmnb kernel.msgmni kernel.sem kernel.shmall kernel.shmmax kernel.shmmni kernel.shm_rmid_forced")
+
 // ulimitNames are the limits that the kernel has, without those by which a process goes before others.
 var ulimitNames = []string{"core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nofile", "nproc", "rss", "rttime", "sigpending", "stack"}
 
@@ -74,6 +81,13 @@ func (p *parser) runOption(at place, o *RunOptions, f option) bool {
 		if o.Hostname = f.value; !validHostname.MatchString(f.value) {
 			p.refuseRun(at, f, "want letters, digits, dots and hyphens, 64 at most")
 		}
+	case "name", "network-alias", "net-alias":
+		if !isContainerName(f.value) || len(f.value) > maxID {
+			p.refuseRun(at, f, "want letters, digits, _ . and -")
+		}
+		o.Names = p.another(at, f, o.Names)
+	case "sysctl":
+		p.runSysctl(at, o, f)
 	case "dns":
 		if _, err := netip.ParseAddr(f.value); err != nil {
 			p.refuseRun(at, f, "want the IP address of a name server")
@@ -249,4 +263,22 @@ func (p *parser) runUlimit(at place, o *RunOptions, f option) {
 	}
 	o.Ulimits = slices.DeleteFunc(o.Ulimits, func(other Ulimit) bool { return other.Name == name })
 	o.Ulimits = append(o.Ulimits, u)
+}
+
+// runSysctl sets what a container has for itself. The rest of the kernel is the worker's.
+func (p *parser) runSysctl(at place, o *RunOptions, f option) {
+	name, value, ok := strings.Cut(f.value, "=")
+	name = strings.ReplaceAll(name, "/", ".")
+	switch {
+	case !ok || !validSysctl.MatchString(name) || strings.ContainsAny(value, "\n\x00"):
+		p.refuseRun(at, f, "want NAME=VALUE")
+	case !strings.HasPrefix(name, "net.") && !strings.HasPrefix(name, "fs.mqueue.") && !slices.Contains(ipcSysctls, name):
+		p.warnf(at, "cmd", "docker run option --sysctl %s has no effect here: it is a setting of the worker's kernel, not of a container", p.clip(name))
+	case len(o.Sysctls) == maxRunOptions:
+		p.refuse(at, "cmd", "docker run takes --sysctl at most %d times", maxRunOptions)
+	case o.Sysctls == nil:
+		o.Sysctls = map[string]string{name: value}
+	default:
+		o.Sysctls[name] = value
+	}
 }

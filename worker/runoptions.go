@@ -13,10 +13,10 @@ import (
 
 // optionsOf returns what the docker run options of a step make of its container.
 func optionsOf(o *taskspec.RunOptions) solve.Options {
-	out := solve.Options{ReadOnly: o.ReadOnly, Hostname: o.Hostname, Nameservers: o.DNS, Search: o.DNSSearch, Resolver: o.DNSOptions,
+	out := solve.Options{ReadOnly: o.ReadOnly, Hostname: o.Hostname, Names: o.Names, Nameservers: o.DNS, Search: o.DNSSearch, Resolver: o.DNSOptions,
 		ShmSize: o.ShmSize, Groups: o.Groups, Capabilities: o.Capabilities(), NoNewPrivileges: o.NoNewPrivileges, Platform: o.Platform,
 		StopSignal: o.StopSignal, StopTimeout: o.StopTimeout, Pids: o.PIDs, CPUShares: o.CPUShares, MemorySwap: o.MemorySwap,
-		CPUSet: o.CPUSet, NodeSet: o.NodeSet}
+		CPUSet: o.CPUSet, NodeSet: o.NodeSet, Sysctls: o.Sysctls}
 	for _, u := range o.Ulimits {
 		out.Ulimits = append(out.Ulimits, solve.Ulimit(u))
 	}

@@ -47,9 +47,9 @@ func (g *gateway) limited(ctx context.Context, c solve.Container, img *image, en
 // options returns what is to be different about c, as the daemon is told.
 func (g *gateway) options(ctx context.Context, c solve.Container, img *image) (limits.Options, error) {
 	o := c.Options
-	out := limits.Options{ReadOnly: o.ReadOnly, Hostname: o.Hostname, Nameservers: o.Nameservers, Search: o.Search, Resolver: o.Resolver,
+	out := limits.Options{ReadOnly: o.ReadOnly, Hostname: o.Hostname, Aliases: o.Names, Nameservers: o.Nameservers, Search: o.Search, Resolver: o.Resolver,
 		Capabilities: o.Capabilities, NoNewPrivileges: o.NoNewPrivileges, Pids: o.Pids, Shares: o.CPUShares, Swap: o.MemorySwap,
-		CPUs: o.CPUSet, Nodes: o.NodeSet}
+		CPUs: o.CPUSet, Nodes: o.NodeSet, Sysctls: o.Sysctls}
 	for _, u := range o.Ulimits {
 		out.Ulimits = append(out.Ulimits, limits.Ulimit(u))
 	}

@@ -52,6 +52,27 @@ options ndots:3
 	if _, j := runStep(t, s, c); strings.Contains(j.text(event.StreamStdout), "forked") || !strings.Contains(j.all(), "can't fork") {
 		t.Errorf("five processes of three: %s", j.all())
 	}
+	setting := func(o solve.Options) string {
+		c := e.shell("cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shmmni")
+		c.Options = o
+		_, j := runStep(t, s, c)
+		return j.text(event.StreamStdout)
+	}
+	before := setting(solve.Options{})
+	if got := setting(solve.Options{Sysctls: map[string]string{"net.core.somaxconn": "77", "kernel.shmmni": "78", "vm.swappiness": "1"}}); got != "77\n78\n" {
+		t.Errorf("settings of the kernel: %q", got)
+	}
+	if got := setting(solve.Options{}); got != before {
+		t.Errorf("a container after that has %q, before %q", got, before)
+	}
+	db := e.web("db")
+	db.Options.Names = []string{"also_db", "bad name"}
+	d := serve(t, s, db)
+	if _, j := runStep(t, s, e.shell("grep also_db /etc/hosts | grep -v bad | grep -c db; grep -c bad /etc/hosts")); j.text(event.StreamStdout) != "1\n0\n" {
+		t.Errorf("further names of a service: %s", j.all())
+	}
+	d.stop(errors.New("enough"))
+	<-d.ended
 	c = e.shell("true")
 	c.Options.Groups = []string{"nobody"}
 	if _, err := s.Run(t.Context(), c, newJournal().log); err == nil || !strings.Contains(err.Error(), `group "nobody" is not in /etc/group of image`) {

@@ -241,6 +241,8 @@ type Container struct {
 type Options struct {
 	ReadOnly bool   // nothing of the image can be changed; what is mounted can
 	Hostname string // "" means the engine's choice
+	// Names are further names by which containers of the same network find it.
+	Names []string
 	// Nameservers, Search and Resolver replace the daemon's own in /etc/resolv.conf, each unless it is empty.
 	// They open no way to an address that the container does not reach anyway.
 	Nameservers, Search, Resolver []string
@@ -261,6 +263,8 @@ type Options struct {
 	MemorySwap  int64  // memory and swap in bytes, -1 for no limit, zero for the default
 	CPUSet      string // the processors that may be used, 0-3,7; "" means all, as in NodeSet
 	NodeSet     string // the memory nodes
+	// Sysctls are settings of the kernel that a container has for itself: net.*, fs.mqueue.* and those of shared memory.
+	Sysctls map[string]string
 }
 
 // A Ulimit is a limit of the kernel's for each process of a container; -1 is none.

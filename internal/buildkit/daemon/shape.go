@@ -17,6 +17,7 @@ import (
 	"github.com/moby/buildkit/util/resolvconf"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"kiln/internal/buildkit/daemon/runnet"
 	"kiln/internal/buildkit/limits"
 )
 
@@ -48,6 +49,7 @@ func shape(ctx context.Context, meta *executor.Meta, mounts []executor.Mount) (c
 			mounts[i].Src = tunedMountable{m.Src, options}
 		}
 	}
+	ctx = runnet.WithWishes(ctx, runnet.Wishes{Names: o.Aliases, Changed: len(o.Sysctls) > 0})
 	return context.WithValue(ctx, optionsKey{}, o), mounts
 }
 
@@ -164,6 +166,15 @@ func (n *shapedNamespace) Set(s *specs.Spec) error {
 			s.Linux.Resources = &specs.LinuxResources{}
 		}
 		s.Linux.Resources.Pids = &specs.LinuxPids{Limit: &o.Pids}
+	}
+	for name, value := range o.Sysctls {
+		if !limits.Namespaced(name) {
+			continue // it would be the host's
+		}
+		if s.Linux.Sysctl == nil {
+			s.Linux.Sysctl = map[string]string{}
+		}
+		s.Linux.Sysctl[name] = value
 	}
 	return n.resolve(s)
 }

@@ -16,6 +16,7 @@ const maxOptions = 128 << 10
 type Options struct {
 	ReadOnly    bool     `json:"readOnly,omitempty"` // the root file system
 	Hostname    string   `json:"hostname,omitempty"`
+	Aliases     []string `json:"aliases,omitempty"`     // further ones, by which the run's other containers reach it
 	Nameservers []string `json:"nameservers,omitempty"` // of resolv.conf, as Search and Resolver
 	Search      []string `json:"search,omitempty"`
 	Resolver    []string `json:"resolver,omitempty"`
@@ -31,6 +32,8 @@ type Options struct {
 	Swap            int64    `json:"swap,omitempty"`   // memory and swap in bytes, -1 for no limit
 	CPUs            string   `json:"cpus,omitempty"`   // those to be used, as Nodes
 	Nodes           string   `json:"nodes,omitempty"`
+	// Sysctls are settings of the kernel for the container's own network and memory that processes share.
+	Sysctls map[string]string `json:"sysctls,omitempty"`
 }
 
 // A Ulimit is a limit of the kernel's for each process; -1 is none.
@@ -47,10 +50,10 @@ func (o Options) Names() []string {
 		set  bool
 		name string
 	}{
-		{o.ReadOnly, "--read-only"}, {o.Hostname != "", "--hostname"}, {len(o.Nameservers) > 0, "--dns"}, {len(o.Search) > 0, "--dns-search"},
+		{o.ReadOnly, "--read-only"}, {o.Hostname != "", "--hostname"}, {len(o.Aliases) > 0, "--name, --network-alias"}, {len(o.Nameservers) > 0, "--dns"}, {len(o.Search) > 0, "--dns-search"},
 		{len(o.Resolver) > 0, "--dns-option"}, {len(o.Tmpfs) > 0, "the options of --tmpfs, --shm-size"}, {len(o.Ulimits) > 0, "--ulimit"}, {len(o.Groups) > 0, "--group-add"},
 		{o.Capabilities != nil, "--cap-drop"}, {o.NoNewPrivileges, "--security-opt no-new-privileges"}, {o.Pids > 0, "--pids-limit"},
-		{o.Shares > 0, "--cpu-shares"}, {o.Swap != 0, "--memory-swap"}, {o.CPUs != "", "--cpuset-cpus"}, {o.Nodes != "", "--cpuset-mems"},
+		{o.Shares > 0, "--cpu-shares"}, {o.Swap != 0, "--memory-swap"}, {o.CPUs != "", "--cpuset-cpus"}, {o.Nodes != "", "--cpuset-mems"}, {len(o.Sysctls) > 0, "--sysctl"},
 	} {
 		if n.set {
 			names = append(names, n.name)
@@ -84,4 +87,13 @@ func TakeOptions(env []string) (Options, []string) {
 		return true
 	})
 	return o, rest
+}
+
+// Namespaced reports whether a setting of the kernel is one that a container has for itself.
+func Namespaced(sysctl string) bool {
+	switch sysctl {
+	case "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced":
+		return true
+	}
+	return strings.HasPrefix(sysctl, "net.") || strings.HasPrefix(sysctl, "fs.mqueue.")
 }

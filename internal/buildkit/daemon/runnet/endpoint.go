@@ -38,7 +38,9 @@ type endpoint struct {
 	provider *Provider
 	bridge   *bridge
 	step     string
-	port     string // the host's end
+	names    []string // further ones
+	changed  bool     // its namespace is for nobody else
+	port     string   // the host's end
 	addr     netip.Addr
 	peer     netip.Addr // a further address, if valid: see package peers
 	inner    string     // name of the container's end; "" is containerLink

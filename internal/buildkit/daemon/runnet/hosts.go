@@ -80,6 +80,9 @@ func (h *hostsFile) add(e *endpoint) error {
 	if label := hostLabel(e.step); label != e.step {
 		names += " " + label
 	}
+	for _, name := range e.names {
+		names += " " + name
+	}
 	return h.append(fmt.Appendf(nil, "%s\t%s\n", e.addr, names))
 }
 

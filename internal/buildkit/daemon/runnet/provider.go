@@ -25,6 +25,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -53,7 +54,7 @@ type Config struct {
 	// Nameservers may be reached wherever they are. Nil means those of the host's resolv.conf.
 	Nameservers []netip.Addr
 	// NoReuse makes a new namespace for every container. Without it, namespaces are used again in
-	// the same network, which is safe unless a container can reconfigure its own (CAP_NET_ADMIN).
+	// the same network, which is safe unless a container can reconfigure its own (CAP_NET_ADMIN) or says that it does.
 	NoReuse bool
 	Logger  *slog.Logger
 }
@@ -126,13 +127,32 @@ func New(cfg Config) (*Provider, error) {
 	return p, nil
 }
 
+// Wishes are what a container asks of its place in a network.
+type Wishes struct {
+	// Names are further names by which the other containers of a run reach it.
+	Names []string
+	// Changed says that the container's namespace will have settings of its own, so that no other gets it afterwards.
+	Changed bool
+}
+
+type wishesKey struct{}
+
+// WithWishes returns a context for the New of a container that has wishes.
+func WithWishes(ctx context.Context, w Wishes) context.Context {
+	return context.WithValue(ctx, wishesKey{}, w)
+}
+
+// validName is a name that a hosts file can have.
+var validName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]{0,127}$`)
+
 // New makes the namespace of one container and connects it. The caller closes it.
 func (p *Provider) New(ctx context.Context, hostname string, _ network.NamespaceOptions) (network.Namespace, error) {
 	if err := p.foreign.open(ctx, p.cfg.Logger); err != nil {
 		p.cfg.Logger.Warn("another firewall may keep builds from reaching the network", "err", err)
 	}
 	step, run := split(hostname)
-	e, err := p.join(run, step)
+	w, _ := ctx.Value(wishesKey{}).(Wishes)
+	e, err := p.join(run, step, w)
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +199,7 @@ func split(hostname string) (step, run string) {
 
 // join gives a container a place in the network of run, which is made if it is the first. The place
 // is connected already if another container of the network has had it.
-func (p *Provider) join(run, step string) (*endpoint, error) {
+func (p *Provider) join(run, step string, w Wishes) (*endpoint, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -207,7 +227,8 @@ func (p *Provider) join(run, step string) (*endpoint, error) {
 		p.ports++
 		e = &endpoint{provider: p, bridge: b, addr: addr, port: portName(p.cfg.ID, p.ports)}
 	}
-	e.step = step
+	e.step, e.changed = step, w.Changed
+	e.names = slices.DeleteFunc(slices.Clone(w.Names), func(name string) bool { return !validName.MatchString(name) })
 	b.members[e] = struct{}{}
 	return e, nil
 }
@@ -223,7 +244,7 @@ func (p *Provider) leave(e *endpoint) error {
 	if p.closed {
 		return e.closeNamespace()
 	}
-	if e.up && !p.cfg.NoReuse && len(b.idle) < maxIdle {
+	if e.up && !e.changed && !p.cfg.NoReuse && len(b.idle) < maxIdle {
 		b.idle = append(b.idle, &endpoint{provider: p, bridge: b, port: e.port, addr: e.addr, ns: e.ns, up: true})
 		return nil
 	}

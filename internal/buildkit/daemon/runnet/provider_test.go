@@ -297,14 +297,14 @@ func TestSubnetsAvoidRoutesOfTheHost(t *testing.T) {
 func TestAddressesRunOut(t *testing.T) {
 	p := newProvider(t, Config{Pools: []netip.Prefix{netip.MustParsePrefix("10.77.0.0/28")}})
 	for range 13 { // without network, gateway and broadcast
-		if _, err := p.join("run1", "step"); err != nil {
+		if _, err := p.join("run1", "step", Wishes{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if _, err := p.join("run1", "step"); err == nil || !strings.Contains(err.Error(), "in use") {
+	if _, err := p.join("run1", "step", Wishes{}); err == nil || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("one container too many: %v, want an error", err)
 	}
-	if _, err := p.join("run2", "step"); err == nil || !strings.Contains(err.Error(), "10.77.0.0/28") {
+	if _, err := p.join("run2", "step", Wishes{}); err == nil || !strings.Contains(err.Error(), "10.77.0.0/28") {
 		t.Errorf("one network too many: %v, want an error", err)
 	}
 }

@@ -52,6 +52,8 @@ const (
 	// maxStopTimeout is how long a process may take to end.
 	maxStopTimeout = 300
 	maxShares      = 1024
+	// minPIDs is what the program that starts a container needs of threads, with some room.
+	minPIDs = 32
 	// defaultPeriod is that of --cpu-quota, in microseconds.
 	defaultPeriod = 100_000
 )
@@ -145,7 +147,10 @@ func (p *parser) runNumber(at place, o *RunOptions, f option) bool {
 			o.StopTimeout = -1
 		}
 	case "pids-limit":
-		o.PIDs = max(p.runInt(at, f, -1, 1<<31), 0)
+		if o.PIDs = max(p.runInt(at, f, -1, 1<<31), 0); o.PIDs > 0 && o.PIDs < minPIDs {
+			p.warnf(at, "cmd", "docker run option --pids-limit %d counts as %d here: with less a container may not even start", o.PIDs, minPIDs)
+			o.PIDs = minPIDs
+		}
 	case "cpu-shares":
 		n := p.runInt(at, f, 0, 1<<18)
 		if n > maxShares {

@@ -47,10 +47,10 @@ options ndots:3
 	if got := j.text(event.StreamStdout); code != 1 || got != want { // grep has found nothing
 		t.Errorf("code %d\n%s\nwant\n%s", code, j.all(), want)
 	}
-	c = e.shell("true & true & true & true & true & wait; echo forked; echo $(cat /sys/fs/cgroup/cpuset.cpus.effective /sys/fs/cgroup/cpuset/cpuset.cpus 2>/dev/null)")
-	c.Options = solve.Options{Pids: 3, CPUSet: "0", CPUShares: 1 << 18}
+	c = e.shell("for i in $(seq 80); do sleep 60 & done; echo forked")
+	c.Options = solve.Options{Pids: 40, CPUSet: "0", CPUShares: 1 << 18}
 	if _, j := runStep(t, s, c); strings.Contains(j.text(event.StreamStdout), "forked") || !strings.Contains(j.all(), "can't fork") {
-		t.Errorf("five processes of three: %s", j.all())
+		t.Errorf("eighty processes of forty: %s", j.all())
 	}
 	setting := func(o solve.Options) string {
 		c := e.shell("cat /proc/sys/net/core/somaxconn /proc/sys/kernel/shmmni")

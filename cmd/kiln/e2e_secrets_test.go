@@ -73,7 +73,7 @@ func testVaultSecrets(t *testing.T, s *server) {
 			t.Errorf("log lacks %q:\n%s", want, res.err)
 		}
 	}
-	build := files(t, map[string]string{"Dockerfile": base + "ARG PW\nRUN echo build $PW; test -n \"$PW\"\n"})
+	build := files(t, map[string]string{"Dockerfile": base + "ARG PW\nRUN --mount=type=secret,id=PW echo build $PW; test -n \"$PW\" -a \"$PW\" = \"$(cat /run/secrets/PW)\"\n"})
 	built := runKiln(t, []string{"KILN_DATA=" + s.data, "PW=" + arg}, "build", "--secret-build-arg", "PW", build)
 	if built.code != 0 || strings.Contains(built.err, arg) {
 		t.Errorf("build: exit code %d\n%s", built.code, built.err)

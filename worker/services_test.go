@@ -209,6 +209,11 @@ func TestNetworksOfATask(t *testing.T) {
 	if _, err := plan("version: v1.1.0\nsteps:\n- {id: a, cmd: img, network: bakc}\n"); err == nil || !strings.Contains(err.Error(), `step "a": network: network "bakc" is not declared`) {
 		t.Errorf("an undeclared network: %v", err)
 	}
+	for option, want := range map[string]string{"--network host": "the host's network is never given to a step", "--cpus many": `"many" is no number of processors`} {
+		if _, err := plan("version: v1.1.0\nsteps:\n- {id: a, cmd: " + option + " img}\n"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", option, err, want)
+		}
+	}
 	got, err := plan("version: v1.1.0\nnetworks:\n- {name: n, driver: overlay, ipv6: true, skipCreation: true}\nsteps:\n- {id: a, cmd: -p 80:80 img, detach: true, repeat: 1, network: n}\n- {id: b, build: ., detach: true}\n")
 	if err != nil {
 		t.Fatal(err)

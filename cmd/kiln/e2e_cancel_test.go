@@ -50,19 +50,20 @@ type phase struct {
 	source     string // is fetched and built; there is no task
 	dockerfile string // base if empty
 	task       string // its steps; PIT is the host of a tarpit
+	asked      bool   // is stopped by a request alone: that a time limit does the same the others show
 	said       string // in the log once the run has come so far; if empty, the tarpit is met
 }
 
 var phases = []phase{
 	{name: "repository", source: "http://PIT/o/r.git"},
-	{name: "tarball", source: "http://PIT/c.tar.gz"},
-	{name: "artifact", source: "oci://PIT/c:1"},
+	{name: "tarball", asked: true, source: "http://PIT/c.tar.gz"},
+	{name: "artifact", asked: true, source: "oci://PIT/c:1"},
 	{name: "pull of a base", dockerfile: "FROM PIT/base:1\n", task: "- build: .\n"},
 	{name: "pull of a step's image", task: "- cmd: PIT/tool:1 run\n"},
 	{name: "context of a build", task: "- build: -t box http://PIT/o/r.git\n"},
-	{name: "import of a cache", task: "- build: --cache-from PIT/cache:1 .\n"},
-	{name: "file of a Dockerfile", dockerfile: "FROM scratch\nADD http://PIT/file /file\n", task: "- build: .\n"},
-	{name: "docker pull", task: "- cmd: docker pull PIT/tool:1\n"},
+	{name: "import of a cache", asked: true, task: "- build: --cache-from PIT/cache:1 .\n"},
+	{name: "file of a Dockerfile", asked: true, dockerfile: "FROM scratch\nADD http://PIT/file /file\n", task: "- build: .\n"},
+	{name: "docker pull", asked: true, task: "- cmd: docker pull PIT/tool:1\n"},
 	{name: "build", dockerfile: base + "RUN echo begun; sleep 600\n", said: "begun",
 		task: "- build: -t $Registry/cancel/build:v1 .\n- push: [$Registry/cancel/build:v1]\n"},
 	{name: "cmd", said: "begun", task: "- cmd: $Registry/box:1 sh -c 'echo begun; sleep 600'\n"},
@@ -87,6 +88,9 @@ func TestStoppedRunsEndSoonAndLeaveNothing(t *testing.T) {
 	var all sync.WaitGroup // all at once: they wait most of the time
 	for _, p := range phases {
 		for how, stop := range map[string]func(*testing.T, *server, phase) run.Run{"canceled": stopByRequest, "timed out": stopByTime} {
+			if p.asked && how != "canceled" {
+				continue
+			}
 			all.Go(func() {
 				t.Run(p.name+" "+how, func(t *testing.T) {
 					bound := *s

@@ -108,12 +108,10 @@ func testSmallTasks(t *testing.T, s *server) {
 		task, says string
 		code       int
 	}{
-		"no steps":        {"steps: []\n", "the task has no steps, so a run does nothing", 0},
-		"no version":      {"steps:\n- cmd: '{{.Run.Registry}}/small/box:1 sh -c ''echo \"the ID is $ID.\"'''\n", "the ID is .", 0},
-		"time of a step":  {"version: v1.1.0\nstepTimeout: 2\nsteps:\n- cmd: $Registry/small/box:1 sleep 600\n", "timed out after 2s; raise the step's timeout property, or the task's stepTimeout", 1},
-		"bad service":     {"version: v1.1.0\nsteps:\n- {id: web, cmd: -d $Registry/small/box:1 /no/such/program}\n- cmd: $Registry/small/box:1 sleep 600\n", "/no/such/program", 1},
-		"host's network":  {"version: v1.1.0\nsteps:\n- cmd: --network host $Registry/small/box:1 true\n", "the host's network is never given to a step", 2},
-		"nobody's number": {"version: v1.1.0\nsteps:\n- cmd: --cpus many $Registry/small/box:1 true\n", `"many" is no number of processors`, 2},
+		"no steps":       {"steps: []\n", "the task has no steps, so a run does nothing", 0},
+		"no version":     {"steps:\n- cmd: '{{.Run.Registry}}/small/box:1 sh -c ''echo \"the ID is $ID.\"'''\n", "the ID is .", 0},
+		"time of a step": {"version: v1.1.0\nstepTimeout: 2\nsteps:\n- cmd: $Registry/small/box:1 sleep 600\n", "timed out after 2s; raise the step's timeout property, or the task's stepTimeout", 1},
+		"bad service":    {"version: v1.1.0\nsteps:\n- {id: web, cmd: -d $Registry/small/box:1 /no/such/program}\n- cmd: $Registry/small/box:1 sleep 600\n", "/no/such/program", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 
 	"kiln/internal/run"
 	"kiln/internal/store"
@@ -150,7 +152,7 @@ func (x *Index) collect(ctx context.Context, entries <-chan *store.Entry[run.Run
 		if !full {
 			continue
 		}
-		if err := x.apply(ctx, batch); err != nil {
+		if err := x.applyWithRoom(ctx, batch); err != nil {
 			return err
 		}
 		clear(batch)
@@ -160,6 +162,32 @@ func (x *Index) collect(ctx context.Context, entries <-chan *store.Entry[run.Run
 		}
 	}
 	return nil
+}
+
+// roomAgain is how often a disk without room is tried.
+const roomAgain = time.Second
+
+// applyWithRoom is apply that waits while the disk is full: there is no need to end for that what lists come from.
+func (x *Index) applyWithRoom(ctx context.Context, entries []*store.Entry[run.Run]) error {
+	for said := false; ; said = true {
+		err := x.apply(ctx, entries)
+		if !isFull(err) {
+			return err
+		}
+		if !said {
+			x.log.Warn("the disk is full: lists of runs stay as they are until there is room", "file", x.file, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(roomAgain):
+		}
+	}
+}
+
+func isFull(err error) bool {
+	var fault *sqlite.Error
+	return errors.As(err, &fault) && fault.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // apply stores entries and the position behind them in one transaction.

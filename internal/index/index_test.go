@@ -3,11 +3,14 @@ package index_test
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -48,7 +51,12 @@ func put(t *testing.T, s *store.Store, runs ...run.Run) {
 // follow opens the index in file and has it follow s until the returned function is called.
 func follow(t *testing.T, s *store.Store, file string) (x *index.Index, stop func()) {
 	t.Helper()
-	x, err := index.Open(file, slog.New(slog.DiscardHandler))
+	return followLogged(t, s, file, slog.New(slog.DiscardHandler))
+}
+
+func followLogged(t *testing.T, s *store.Store, file string, log *slog.Logger) (x *index.Index, stop func()) {
+	t.Helper()
+	x, err := index.Open(file, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,4 +314,47 @@ func overwrite(t *testing.T, file string, from, to int) {
 		data[i] = 0xa5
 	}
 	write(t, file, data)
+}
+
+// A closer closes a channel when something is written, which it is once.
+type closer struct{ c chan struct{} }
+
+func (c closer) Write(b []byte) (int, error) {
+	close(c.c)
+	return len(b), nil
+}
+
+// A full disk ends neither the index nor the process that has it.
+func TestIndexWaitsForRoom(t *testing.T) {
+	t.Parallel()
+	disk := t.TempDir()
+	if err := syscall.Mount("tmpfs", disk, "tmpfs", 0, "size=16m"); err != nil {
+		t.Fatalf("a disk of its own needs root: %v", err)
+	}
+	t.Cleanup(func() { _ = syscall.Unmount(disk, syscall.MNT_DETACH) })
+	s := openStore(t)
+	warned := make(chan struct{})
+	x, stop := followLogged(t, s, filepath.Join(disk, "index.db"), slog.New(slog.NewTextHandler(closer{warned}, nil)))
+	put(t, s, record("r1", 1, run.Running))
+	eventually(t, "listed", func() bool { return len(list(t, x, index.Query{})) == 1 })
+	fill := filepath.Join(disk, "fill")
+	if err := os.WriteFile(fill, make([]byte, 32<<20), 0o600); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	long := strings.Repeat("long ", 4<<10)
+	for i := range 8 {
+		r := record(fmt.Sprint("r2", i), 2+i, run.Queued)
+		r.Reason = long
+		put(t, s, r)
+	}
+	select {
+	case <-warned:
+	case <-time.After(bound):
+		t.Fatal("nothing is said of the full disk")
+	}
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all listed", func() bool { return len(list(t, x, index.Query{Limit: 20})) == 9 })
+	stop() // which reports that the index has ended, if it has
 }

@@ -92,7 +92,7 @@ const killedFiles = "Dockerfile"
 
 func newMassacre(t *testing.T) *massacre {
 	t.Helper()
-	k := &massacre{cluster: newCluster(t, "127.0.0.1"), story: &syncBuffer{}, kept: map[string]string{}}
+	k := &massacre{cluster: newCluster(t, "127.0.0.1", ",api,triggers,scheduler", nil), story: &syncBuffer{}, kept: map[string]string{}}
 	one := k.work("w1")
 	k.work("w2", "--buildkit", "unix://"+one.data+"/buildkitd.sock")
 	k.work("w3")

@@ -49,23 +49,17 @@ func (f farNet) ip(args ...string) {
 	}
 }
 
-// A worker that nobody hears of for longer than its lease loses its run to another one, and serves again when it
-// is heard. The registry's process has a certificate that nobody else trusts, for a name that leads nowhere, and gets
-// another one.
-func TestWorkerWhoseNetworkIsCut(t *testing.T) {
-	t.Parallel()
-	net, ip := newFarNet(t)
-	certs := t.TempDir()
-	cert, key := issue(t, certs, 1, "registry.kiln.test", ip)
-	c := newCluster(t, ip, "--tls-cert", cert, "--tls-key", key, "--registry-host", "registry.kiln.test")
-	c.workers = append(c.workers, c.process("far", append([]string{"nsenter", "--net=/run/netns/" + net.name}, c.workerArgs("far")...)...))
+// testNetworkIsCut cuts the network of the one worker that there is. A worker that nobody hears of for longer than
+// its lease loses its run to another one, which spare starts, and serves again when it is heard. The certificate of the
+// registry's process, which is below a directory, is another one in between.
+func testNetworkIsCut(t *testing.T, c *cluster, net farNet, certs string, spare func()) {
 	ctx := t.Context()
 	box := strings.TrimSpace(c.kiln("build", "--no-wait", "-t", "cut/box:1", files(t, map[string]string{"Dockerfile": base})))
 	r, err := c.record(ctx, box, ended)
 	if err != nil || r.State != run.Succeeded {
 		t.Fatalf("%v, %s %s", err, r.State, r.Reason)
 	}
-	issue(t, certs, 2, "registry.kiln.test", ip)
+	issue(t, certs, 2, apartHost, c.ip)
 	c.awaitCertificate(2)
 	spec := taskFile(r.Spec.Context, "- build: -t $Registry/cut/app:$ID .\n- cmd: $Registry/cut/box:1 sleep 5\n- push: [$Registry/cut/app:$ID]\n")
 	r, err = c.clients[1].Submit(ctx, apiclient.Submit{Key: "cut", Spec: spec})
@@ -78,7 +72,7 @@ func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 		t.Fatalf("%v, %s %s", err, r.State, r.Reason)
 	}
 	net.ip("link", "set", net.link, "down")
-	c.work("near")
+	spare()
 	r, err = c.record(ctx, r.ID, func(r run.Run) bool { return r.State.Final() || r.Attempt > 1 && r.State == run.Running })
 	net.ip("link", "set", net.link, "up")
 	if err == nil {
@@ -124,6 +118,7 @@ func TestWorkerWhoseNetworkIsCut(t *testing.T) {
 	if away.code == 0 || !strings.Contains(away.err, registryAway) {
 		t.Errorf("without the registry: exit code %d, %s", away.code, away.err)
 	}
+	c.first.start()
 }
 
 // awaitCertificate waits until the first server uses a certificate.

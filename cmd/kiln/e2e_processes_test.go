@@ -110,26 +110,28 @@ type cluster struct {
 	workers []*process
 	clients []*apiclient.Client // of both servers
 	host    string              // of the registry
+
+	serveArgs []string // of each server
 }
 
 // clusterLease is how long a worker of the tests is not heard of before it is lost.
 const clusterLease = 5 * time.Second
 
-// newCluster starts NATS and two servers at an address of this host, the one with the registry with more arguments; all
-// that is started ends when t does.
-func newCluster(t *testing.T, ip string, registry ...string) *cluster {
+// newCluster starts NATS and two servers at an address of this host, each with serveArgs. The first one has the registry,
+// these roles and more arguments. All that is started ends when t does.
+func newCluster(t *testing.T, ip, roles string, serveArgs []string, registry ...string) *cluster {
 	t.Helper()
 	tmp, err := os.MkdirTemp("", "kiln-e2e-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(tmp) })
-	c := &cluster{t: t, dir: t.TempDir(), tmp: tmp, ip: ip, address: ip + ":" + freePort(t, ip)}
+	c := &cluster{t: t, dir: t.TempDir(), tmp: tmp, ip: ip, address: ip + ":" + freePort(t, ip), serveArgs: serveArgs}
 	if err := os.WriteFile(filepath.Join(c.dir, "token"), []byte(natsToken+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c.nats = c.process("nats", natsCommand, filepath.Join(c.dir, "js"), c.address)
-	c.first = c.serve("first", "registry,api,triggers,scheduler", registry...)
+	c.first = c.serve("first", "registry"+roles, registry...)
 	c.second = c.serve("second", "api,triggers,scheduler")
 	return c
 }
@@ -170,8 +172,8 @@ func (c *cluster) serve(name, roles string, more ...string) *process {
 		c.host = address
 	}
 	keys := filepath.Join(c.dir, "keys")
-	p := c.process(name, c.args("serve", name, append([]string{"--role", roles, "--keys", keys, "--listen", address,
-		"--lease", clusterLease.String()}, more...)...)...)
+	args := []string{"--role", roles, "--keys", keys, "--listen", address, "--lease", clusterLease.String()}
+	p := c.process(name, c.args("serve", name, slices.Concat(args, c.serveArgs, more)...)...)
 	token, err := apiclient.ReadToken(keys)
 	if err != nil {
 		c.t.Fatal(err)
@@ -262,14 +264,21 @@ func (c *cluster) record(ctx context.Context, id string, ok func(run.Run) bool) 
 
 func ended(r run.Run) bool { return r.State.Final() }
 
-// open reads the messages and the state as they are in NATS.
-func (c *cluster) open() (*bus.Bus, *store.Store) {
+// connect connects to NATS.
+func (c *cluster) connect() *bus.Conn {
 	c.t.Helper()
 	nc, err := bus.Connect(c.t.Context(), bus.Remote{URLs: []string{"nats://" + c.address}, TokenFile: filepath.Join(c.dir, "token")}, "test", slog.New(slog.DiscardHandler))
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(nc.Close)
+	return nc
+}
+
+// open reads the messages and the state as they are in NATS.
+func (c *cluster) open() (*bus.Bus, *store.Store) {
+	c.t.Helper()
+	nc := c.connect()
 	b, err := bus.Open(c.t.Context(), nc, slog.New(slog.DiscardHandler))
 	if err != nil {
 		c.t.Fatal(err)

@@ -32,7 +32,19 @@ func (w *Worker) register(ctx context.Context) error {
 	_, err := w.Store.Workers.Put(ctx, w.Instance, event.Worker{Name: w.Name, Instance: w.Instance, Pool: w.Pool,
 		Parallel: w.Parallel, Platforms: w.Platforms, BuildKit: w.BuildKit, Address: w.Address, Version: w.Version,
 		Recipient: w.Identity.Recipient(), Started: w.started, Host: w.Host, Unfit: unfit, Apart: w.Apart})
+	if err == nil {
+		now := time.Now()
+		w.heard.Store(&now)
+	}
 	return err
+}
+
+// Heard returns when the worker was registered last, zero if it was not yet. Who is not heard of for LeaseTTL is lost.
+func (w *Worker) Heard() time.Time {
+	if at := w.heard.Load(); at != nil {
+		return *at
+	}
+	return time.Time{}
 }
 
 // examine says why the build daemon can execute nothing, empty if it can.
@@ -53,22 +65,18 @@ func (w *Worker) examine(ctx context.Context) string {
 func (w *Worker) heartbeat(ctx context.Context) error {
 	t := time.NewTicker(min(w.LeaseTTL/3, maxHeartbeat))
 	defer t.Stop()
-	heard := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-t.C:
 		}
-		if time.Since(heard) > w.LeaseTTL {
+		if time.Since(w.Heard()) > w.LeaseTTL {
 			if err := w.unreplaced(ctx); errors.Is(err, ErrReplaced) {
 				return err
 			}
 		}
-		switch err := w.register(ctx); {
-		case err == nil:
-			heard = time.Now()
-		case ctx.Err() == nil:
+		if err := w.register(ctx); err != nil && ctx.Err() == nil {
 			w.Log.Warn("worker not registered, trying again", "err", err)
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -91,6 +92,7 @@ type Worker struct {
 
 	registering sync.Mutex
 	unfit       string // as registered
+	heard       atomic.Pointer[time.Time]
 	started     time.Time
 
 	mu       sync.Mutex

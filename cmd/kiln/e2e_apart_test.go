@@ -1,7 +1,20 @@
 package main
 
 import (
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
+
+	"kiln/internal/apiclient"
+	"kiln/internal/run"
 )
 
 // apartHost is the name of a registry, which leads nowhere.
@@ -13,7 +26,7 @@ const apartHost = "registry.kiln.test"
 func TestServerOfProcesses(t *testing.T) {
 	t.Parallel()
 	net, ip := newFarNet(t)
-	secrets, certs := newClassified(t), t.TempDir()
+	secrets, certs, health := newClassified(t), t.TempDir(), ip+":"+freePort(t, ip)
 	cert, key := issue(t, certs, 1, apartHost, ip)
 	c := newCluster(t, ip, "", []string{"--allow-notify", "127.0.0.0/8", "--vault", secrets.vault, "--registry-login", secrets.registry.host + "=shared:store:hub-password"},
 		"--tls-cert", cert, "--tls-key", key, "--registry-host", apartHost)
@@ -26,7 +39,92 @@ func TestServerOfProcesses(t *testing.T) {
 		})
 	}
 	phase("network is cut", func(t *testing.T, bound *cluster) {
-		testNetworkIsCut(t, bound, net, certs, func() { c.work("near", "--allow-source", "localhost", "--vault", secrets.vault) })
+		testNetworkIsCut(t, bound, net, certs, func() {
+			c.work("near", "--allow-source", "localhost", "--vault", secrets.vault, "--listen", health)
+		})
 	})
 	phase("secrets", secrets.test)
+	phase("readiness", func(t *testing.T, bound *cluster) { testReadiness(t, bound, health) })
+}
+
+// testReadiness asks processes of few roles, one of them a worker that tells of itself at an address, how they are
+// while NATS goes and comes back.
+func testReadiness(t *testing.T, c *cluster, worker string) {
+	c.serve("third", "scheduler") // stands by
+	urls := map[string]string{"the registry": c.clients[0].BaseURL, "api, triggers and scheduler": c.clients[1].BaseURL,
+		"a scheduler that stands by": c.clients[2].BaseURL, "a worker": "http://" + worker}
+	parts := map[string]string{"the registry": "disk, index, message store, registry", "api, triggers and scheduler": "disk, index, message store",
+		"a scheduler that stands by": "disk, index, message store", "a worker": "build daemon, disk, message store"}
+	anyCertificate := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	defer anyCertificate.CloseIdleConnections()
+	ask := func(name, path string) (status int, body string) {
+		res, err := anyCertificate.Get(urls[name] + path)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer res.Body.Close()
+		if b, err := io.ReadAll(res.Body); err == nil {
+			return res.StatusCode, string(b)
+		}
+		return 0, "cut off"
+	}
+	await := func(ready bool) {
+		t.Helper()
+		var g sync.WaitGroup
+		for name := range urls {
+			g.Go(func() {
+				var status int
+				var body string
+				if !becomes(time.Minute, func() bool {
+					status, body = ask(name, "/readyz")
+					return (status == http.StatusOK) == ready && strings.Contains(body, fmt.Sprintf(`{"name":"message store","ok":%t`, ready))
+				}) {
+					t.Errorf("%s does not become ready=%t: %d %s", name, ready, status, body)
+				}
+				if all := partsOf(t, body); all != parts[name] {
+					t.Errorf("%s tells of %s, want %s", name, all, parts[name])
+				}
+				if status, body := ask(name, "/healthz"); status != http.StatusOK || body != "ok\n" {
+					t.Errorf("%s with ready=%t: /healthz: %d %s", name, ready, status, body)
+				}
+			})
+		}
+		g.Wait()
+	}
+	await(true)
+	for _, name := range []string{"the registry", "a scheduler that stands by", "a worker"} {
+		if status, body := ask(name, "/api/v1/runs"); status != http.StatusNotFound {
+			t.Errorf("%s answers for the API: %d %s", name, status, body)
+		}
+	}
+	c.nats.end(syscall.SIGTERM)
+	await(false)
+	c.nats.start()
+	await(true)
+	var r run.Run
+	err := c.any(t.Context(), func(k *apiclient.Client) (err error) {
+		r, err = k.Submit(t.Context(), apiclient.Submit{Key: "back", Spec: taskFile("", "- cmd: $Registry/cut/box:1 true\n")})
+		return err
+	})
+	if err == nil {
+		r, err = c.record(t.Context(), r.ID, ended)
+	}
+	if err != nil || r.State != run.Succeeded {
+		t.Errorf("a run after NATS has come back: %v, %s %s", err, r.State, r.Reason)
+	}
+}
+
+// partsOf returns the names of the checks in an answer of /readyz, sorted.
+func partsOf(t *testing.T, body string) string {
+	t.Helper()
+	var answer struct{ Checks []readyCheck }
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		t.Errorf("%s: %v", body, err)
+	}
+	var names []string
+	for _, c := range answer.Checks {
+		names = append(names, c.Name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, ", ")
 }

@@ -277,15 +277,23 @@ func waitFor(t testing.TB, what string, is func() bool) {
 // the bound does, too.
 func waitUntil(t testing.TB, patience time.Duration, is func() bool, seen func() string) {
 	t.Helper()
+	if !becomes(patience, is) {
+		t.Fatal(seen())
+	}
+}
+
+// becomes reports whether something is so within a bound.
+func becomes(patience time.Duration, is func() bool) bool {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for last := time.Now(); !is(); {
 		now := <-tick.C
 		patience -= min(now.Sub(last), 5*time.Second)
 		if last = now; patience < 0 {
-			t.Fatal(seen())
+			return false
 		}
 	}
+	return true
 }
 
 // processes returns the IDs of the processes that match.

@@ -36,6 +36,7 @@ import (
 	"kiln/scheduler"
 	"kiln/triggers"
 	"kiln/webhook"
+	"kiln/worker"
 )
 
 const (
@@ -84,6 +85,7 @@ type node struct {
 	metrics *metrics.Metrics
 	ready   readiness
 	acting  atomic.Pointer[scheduler.Scheduler] // that schedules now, in this process
+	works   atomic.Pointer[worker.Worker]       // that executes runs, in this process
 
 	closers []func() error // in the order of opening
 }
@@ -320,6 +322,7 @@ func (n *node) work(ctx context.Context, ready func()) error {
 		if err != nil {
 			return err
 		}
+		n.works.Store(w)
 		run = func(ctx context.Context) error { return n.execute(ctx, w) }
 	}
 	if n.listener != nil && !n.onlyWorks() {

@@ -135,7 +135,11 @@ func (n *node) probes() []probe {
 func (n *node) stateProbes() []probe {
 	var list []probe
 	if n.bus != nil {
-		list = append(list, probe{"message store", "see that NATS runs and has room; it takes up work again by itself when it answers", n.probeBus})
+		look := n.probeBus
+		if n.onlyWorks() {
+			look = n.probeRegistration
+		}
+		list = append(list, probe{"message store", "see that NATS runs and has room; it takes up work again by itself when it answers", look})
 	}
 	list = append(list, probe{"disk", "free space on the disk of the data directory", n.probeDisk})
 	if n.registry != nil {
@@ -155,6 +159,18 @@ func (n *node) probeBus(ctx context.Context) (string, error) {
 		where = n.bus.Conn().ConnectedUrlRedacted()
 	}
 	return "takes messages: " + where, n.bus.Probe(ctx, event.Hash(n.identity.Recipient()))
+}
+
+// probeRegistration reports whether NATS answers, and has taken lately what the worker tells of itself: a process that
+// does nothing but execute runs may write little else.
+func (n *node) probeRegistration(ctx context.Context) (string, error) {
+	if err := n.store.Workers.Reach(ctx); err != nil {
+		return "", fmt.Errorf("message store: %w", err)
+	}
+	if w := n.works.Load(); w != nil && time.Since(w.Heard()) > n.store.LeaseTTL {
+		return "", errors.New("the worker is not registered, and gets no runs")
+	}
+	return "takes messages: " + n.bus.Conn().ConnectedUrlRedacted(), nil
 }
 
 // probeDisk reports whether the disk of the data directory has the room that is kept in reserve.

@@ -192,7 +192,7 @@ func systemRoots(pem []byte) (*x509.CertPool, error) {
 
 // openTLS reads the certificate, if there is to be one, and says so if everybody on the network could read along.
 func (n *node) openTLS(context.Context) error {
-	if n.listener == nil {
+	if n.listener == nil || n.onlyWorks() { // which tells of its health alone
 		return nil
 	}
 	if n.cfg.tlsCert == "" {

@@ -171,6 +171,14 @@ func (b *Bucket[T]) attach(ctx context.Context, js jetstream.JetStream, name str
 	return nil
 }
 
+// Reach returns nil if the message store answers for the bucket.
+func (b *Bucket[T]) Reach(ctx context.Context) error {
+	if _, err := b.kv.Status(ctx); err != nil {
+		return fmt.Errorf("bucket %s: %w", b.name, err)
+	}
+	return nil
+}
+
 // Get returns the record and its revision, or ErrNotFound.
 func (b *Bucket[T]) Get(ctx context.Context, key string) (T, uint64, error) {
 	var v T

@@ -2,10 +2,13 @@ package main
 
 import (
 	"crypto/tls"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -45,6 +48,7 @@ func TestServerOfProcesses(t *testing.T) {
 	})
 	phase("secrets", secrets.test)
 	phase("readiness", func(t *testing.T, bound *cluster) { testReadiness(t, bound, health) })
+	phase("restored", testRestoredApart)
 }
 
 // testReadiness asks processes of few roles, one of them a worker that tells of itself at an address, how they are
@@ -127,4 +131,51 @@ func partsOf(t *testing.T, body string) string {
 	}
 	slices.Sort(names)
 	return strings.Join(names, ", ")
+}
+
+// testRestoredApart backs a server up, and has another one go on elsewhere, in NATS servers that have nothing yet.
+func testRestoredApart(t *testing.T, c *cluster) {
+	file, data := filepath.Join(c.dir, "kiln.backup"), filepath.Join(c.dir, "restored")
+	c.kiln("backup", file)
+	db, err := sql.Open("sqlite", filepath.Join(c.first.data, "registry", "registry.db")+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	copied := filepath.Join(data, "registry")
+	if err := os.MkdirAll(copied, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec("VACUUM INTO ?", filepath.Join(copied, "registry.db")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(copied, "blobs"), os.DirFS(filepath.Join(c.first.data, "registry", "blobs"))); err != nil {
+		t.Fatal(err)
+	}
+	address := "127.0.0.1:" + freePort(t, "127.0.0.1")
+	c.process("other nats", natsCommand, filepath.Join(c.dir, "other"), address)
+	nats := []string{"--nats", "nats://" + address, "--nats-token-file", filepath.Join(c.dir, "token")}
+	for _, r := range []struct {
+		data, says string
+		code       int
+		more       []string
+	}{
+		{data, "3 NATS servers", exitUsage, []string{"--nats-replicas", "3"}}, {data, " 3 keys, no logs, of ", 0, nil},
+		{data + "-again", "there is state already: stream ", exitUsage, nil},
+	} {
+		got := runKiln(t, nil, slices.Concat([]string{"restore", file, "--data", r.data}, nats, r.more)...)
+		if got.code != r.code || !strings.Contains(got.out+got.err, r.says) {
+			t.Fatalf("kiln restore: %+v, want exit code %d and %q", got, r.code, r.says)
+		}
+	}
+	near := c.workers[len(c.workers)-1]
+	c.process("restored server", slices.Concat([]string{"kiln", "serve", "--data", data, "--listen", "127.0.0.1:0",
+		"--buildkit", "unix://" + near.data + "/buildkitd.sock"}, nats)...)
+	s := &server{t: t, data: data}
+	if r := s.kiln("task", "run", "told"); r.code != 0 || !strings.Contains(r.err, "***") {
+		t.Errorf("a task with a restored secret, on a restored image: %+v", r)
+	}
+	if out := s.must("fsck"); !strings.Contains(out, "all is well") {
+		t.Errorf("kiln fsck:\n%s", out)
+	}
 }

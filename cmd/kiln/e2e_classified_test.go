@@ -152,7 +152,7 @@ func (k *classified) inTasks(t *testing.T, c *cluster) {
 		{Name: "built", Context: k.git.URL + "/app.git#main", ContextSecret: "git-token", Credentials: own,
 			Step: task.Step{Build: &task.Build{Images: []string{k.registry.host + "/team/app:{{.Run.ID}}"}, SecretArgs: map[string]string{"ARG": "task-arg"}}}},
 		{Name: "told", Context: "/dev/null", Credentials: own, SetSecret: map[string]string{"pw": "task-value"},
-			Step: task.Step{Inline: &task.Inline{Task: "version: v1.1.0\nsteps:\n- cmd: " + k.registry.host + "/team/box:1 echo {{.Values.pw}}\n"}}},
+			Step: task.Step{Inline: &task.Inline{Task: "version: v1.1.0\nsteps:\n- cmd: '{{.Run.Registry}}/cut/box:1 echo {{.Values.pw}}'\n"}}},
 	} {
 		if _, err := c.clients[1].CreateTask(t.Context(), made, false); err != nil {
 			t.Fatal(err)

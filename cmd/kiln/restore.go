@@ -139,7 +139,11 @@ func (r *restoration) state(ctx context.Context) error {
 			return err
 		}
 		defer nc.Close()
-		return r.streams(ctx, bus.Restorer{Conn: nc})
+		err = r.streams(ctx, bus.Restorer{Conn: nc, Replicas: bus.ReplicasOn(nc, r.nats.replicas).Count})
+		if errors.Is(err, bus.ErrReplicas) {
+			err = usagef("start the other servers of the NATS cluster, or --nats-replicas 1 for state that is lost with one of them", "%w", err)
+		}
+		return err
 	}
 	dir := filepath.Join(r.data, restoring)
 	if err := os.RemoveAll(dir); err != nil {
@@ -170,7 +174,7 @@ func (r *restoration) ownStore(ctx context.Context, dir string) error {
 		return err
 	}
 	defer nc.Close()
-	return r.streams(ctx, bus.Restorer{Conn: nc, Alone: true})
+	return r.streams(ctx, bus.Restorer{Conn: nc})
 }
 
 func (r *restoration) streams(ctx context.Context, to bus.Restorer) error {

@@ -178,7 +178,7 @@ func TestStateIsRestoredAsItWas(t *testing.T) {
 		t.Errorf("summary: %+v", sum)
 	}
 	nc, stop = serve(t, filepath.Join(dir, "new"))
-	r := bus.Restorer{Conn: nc, Alone: true}
+	r := bus.Restorer{Conn: nc}
 	if err := backup.Restore(t.Context(), r, bytes.NewReader(file.Bytes())); err != nil {
 		t.Fatal(err)
 	}
@@ -257,7 +257,7 @@ func TestStateIsBackedUpWhileItChanges(t *testing.T) {
 	}
 	stop()
 	nc, _ = serve(t, filepath.Join(dir, "new"))
-	if err := backup.Restore(t.Context(), bus.Restorer{Conn: nc, Alone: true}, bytes.NewReader(file.Bytes())); err != nil {
+	if err := backup.Restore(t.Context(), bus.Restorer{Conn: nc}, bytes.NewReader(file.Bytes())); err != nil {
 		t.Fatal(err)
 	}
 	b, s = open(t, nc)

@@ -159,12 +159,17 @@ func missing(stream string, err error) error {
 // A Restorer makes streams of what Snapshot has read, on a server that has none of them yet.
 type Restorer struct {
 	Conn *Conn
-	// Alone says that the server is no cluster: streams have one replica, wherever they come from.
-	Alone bool
+	// Replicas is how many copies of each stream there are to be, on as many servers, wherever they come from. Zero
+	// means one.
+	Replicas int
 }
 
-// Restore makes a stream of a snapshot, whose pieces more returns until one is empty.
+// Restore makes a stream of a snapshot, whose pieces more returns until one is empty. It returns ErrReplicas if there
+// are not servers enough.
 func (r Restorer) Restore(ctx context.Context, s Snapshot, more func() ([]byte, error)) error {
+	if err := r.possible(); err != nil {
+		return err
+	}
 	name, cfg, err := r.config(s, 0)
 	if err != nil {
 		return err
@@ -196,7 +201,7 @@ func (r Restorer) Restore(ctx context.Context, s Snapshot, more func() ([]byte, 
 			err = answer(m.Data, nil)
 		}
 	}
-	return missing(name, err)
+	return explained(missing(name, err), r.Replicas)
 }
 
 // Begin makes an empty stream that goes on counting where another one has ended.
@@ -219,7 +224,16 @@ func (r Restorer) Begin(ctx context.Context, s Snapshot) error {
 	if err == nil {
 		err = answer(m.Data, nil)
 	}
-	return missing(name, err)
+	return explained(missing(name, err), r.Replicas)
+}
+
+// possible returns ErrReplicas if a server that is alone is to keep several copies: in its answer to a request to restore
+// this reason is text.
+func (r Restorer) possible() error {
+	if r.Replicas > 1 && r.Conn.ConnectedClusterName() == "" {
+		return fmt.Errorf("%w on %d NATS servers: %s is no cluster", ErrReplicas, r.Replicas, r.Conn.ConnectedUrlRedacted())
+	}
+	return nil
 }
 
 // config returns the configuration to make a stream with, of which the library does not know all fields.
@@ -228,9 +242,11 @@ func (r Restorer) config(s Snapshot, first uint64) (name string, cfg map[string]
 		return "", nil, fmt.Errorf("configuration of a stream: %w", err)
 	}
 	name, _ = cfg["name"].(string)
-	if r.Alone {
-		cfg["num_replicas"] = 1
-		delete(cfg, "placement")
+	delete(cfg, "placement") // on servers that were somewhere else
+	cfg["num_replicas"] = max(r.Replicas, 1)
+	if r.Replicas > 1 { // as copies has it
+		cfg["allow_direct"] = false
+		delete(cfg, "persist_mode")
 	}
 	if first > 1 {
 		cfg["first_seq"] = first
@@ -246,9 +262,7 @@ func (r Restorer) Place(ctx context.Context, p Place) error {
 	}
 	cfg := p.Reader
 	cfg.DeliverPolicy, cfg.OptStartSeq, cfg.OptStartTime = jetstream.DeliverByStartSequencePolicy, p.After+1, nil
-	if r.Alone {
-		cfg.Replicas = 0
-	}
+	cfg.Replicas = 0 // as many as the stream
 	if _, err := js.CreateConsumer(ctx, p.Stream, cfg); err != nil {
 		return fmt.Errorf("reader %s of %s: %w", cfg.Durable, p.Stream, err)
 	}

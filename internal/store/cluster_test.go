@@ -168,6 +168,70 @@ func TestMoreCopiesAreMadeWhenTheyAreAskedFor(t *testing.T) {
 	if _, err := bus.OpenShared(ctx, nc, bus.ReplicasOn(nc, 5), log); !errors.Is(err, bus.ErrReplicas) {
 		t.Errorf("5 copies on 3 servers: %v, want ErrReplicas", err)
 	}
+	restoreOn(ctx, t, nc)
+}
+
+// restoreOn moves streams from a single server to a cluster, and back: there are as many copies as there are to be,
+// whatever there was before.
+func restoreOn(ctx context.Context, t *testing.T, cluster *bus.Conn) {
+	t.Helper()
+	single := natstest.Start(t)
+	names := []string{bus.StreamLogs, "KV_" + store.BucketRuns}
+	if _, err := store.OpenShared(ctx, single.JetStream(), time.Minute, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := single.Publish(ctx, "kiln.log.r1.0", "", "a line"); err != nil {
+		t.Fatal(err)
+	}
+	if err := (bus.Restorer{Conn: single.Conn(), Replicas: 3}).Restore(ctx, bus.Snapshot{}, nil); !errors.Is(err, bus.ErrReplicas) {
+		t.Errorf("3 copies on a server that is alone: %v, want ErrReplicas", err)
+	}
+	on, err := bus.Attach(cluster, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, move := range []struct {
+		from *bus.Bus
+		to   bus.Restorer
+	}{{single, bus.Restorer{Conn: cluster, Replicas: 3}}, {on, bus.Restorer{Conn: single.Conn()}}} {
+		for _, name := range names {
+			var s bus.Snapshot
+			var pieces [][]byte
+			err := move.from.Snapshot(ctx, name, func(what bus.Snapshot) error { s = what; return nil },
+				func(piece []byte) error { pieces = append(pieces, slices.Clone(piece)); return nil })
+			if err == nil {
+				err = move.to.Remove(ctx, []string{name})
+			}
+			if err == nil {
+				err = move.to.Restore(ctx, s, func() (piece []byte, err error) {
+					if len(pieces) > 0 {
+						piece, pieces = pieces[0], pieces[1:]
+					}
+					return piece, nil
+				})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		b, err := bus.Attach(move.to.Conn, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			stream, err := b.JetStream().Stream(ctx, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := stream.CachedInfo().Config.Replicas; n != max(move.to.Replicas, 1) {
+				t.Errorf("restored stream %s has %d copies", name, n)
+			}
+		}
+		var line string
+		if _, err := b.Last(ctx, bus.StreamLogs, "kiln.log.r1.0", &line); err != nil || line != "a line" {
+			t.Errorf("restored line is %q, %v", line, err)
+		}
+	}
 }
 
 func TestOneServerKeepsOneCopy(t *testing.T) {

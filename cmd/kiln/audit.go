@@ -2,7 +2,9 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,14 +21,14 @@ import (
 func newAuditCommand(c *cli) *cobra.Command {
 	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
 	q := apiclient.AuditQuery{Limit: 50}
-	since := keepAge(24 * time.Hour)
+	since, follow := keepAge(24*time.Hour), false
 	cmd := &cobra.Command{
 		Use:   "audit [flags]",
 		Short: "List who has changed what",
 		Long: "List what was to change something, and who was denied, oldest first: requests to the API, and manifests and tags\n" +
 			"that were pushed to the registry or deleted. What runs do is not in it, see kiln runs and kiln events. Records\n" +
 			"are kept for 90 days.",
-		Example: "  kiln audit --since 7d --who ci\n  kiln audit --what tasks/web",
+		Example: "  kiln audit --since 7d --who ci\n  kiln audit --what tasks/web\n  kiln audit -f -o json",
 		Args:    noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			switch {
@@ -40,11 +42,20 @@ func newAuditCommand(c *cli) *cobra.Command {
 				return err
 			}
 			q.Since = time.Now().Add(-time.Duration(since))
+			show := auditPrinter(c.Out, output.json())
+			if follow {
+				client.Lost = func(err error) { c.say("connection lost, trying again: " + err.Error()) }
+				err := client.FollowAudit(cmd.Context(), q, show)
+				if errors.Is(err, context.Canceled) {
+					return nil
+				}
+				return err
+			}
 			found, err := client.Audit(cmd.Context(), q)
 			if err != nil {
 				return err
 			}
-			return printAudit(c.Out, found.Records, output.json())
+			return show(found.Records)
 		},
 	}
 	f := cmd.Flags()
@@ -53,29 +64,35 @@ func newAuditCommand(c *cli) *cobra.Command {
 	f.StringVar(&q.Who, "who", "", "only what a token did: its `NAME` or ID, or admin")
 	f.StringVar(&q.What, "what", "", "only what has `TEXT` in it, such as tasks/web, DELETE or an image")
 	f.IntVar(&q.Limit, "top", q.Limit, "list at most this many, the newest")
+	f.BoolVarP(&follow, "follow", "f", false, "go on with what is recorded")
 	f.VarP(&output, "output", "o", "format")
 	return cmd
 }
 
-func printAudit(out io.Writer, records []event.Audit, asJSON bool) error {
-	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
-	if !asJSON {
-		fmt.Fprintln(w, "TIME\tWHO\tFROM\tWHAT\tANSWER")
-	}
-	for _, a := range records {
-		if asJSON {
-			if err := json.NewEncoder(out).Encode(a); err != nil {
-				return err
+// auditPrinter returns what prints records, under a heading.
+func auditPrinter(out io.Writer, asJSON bool) func([]event.Audit) error {
+	if asJSON {
+		return func(records []event.Audit) error {
+			for _, a := range records {
+				if err := json.NewEncoder(out).Encode(a); err != nil {
+					return err
+				}
 			}
-			continue
+			return nil
 		}
-		what := a.Method + " " + a.What
-		if a.Left > 0 {
-			what = fmt.Sprintf("%d more attempts", a.Left)
-		}
-		answer := cmp.Or(a.Code, http.StatusText(a.Status))
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d %s\n", a.Time.Local().Format(time.DateTime), render.Clean(orDash(a.Who)), render.Clean(orDash(a.From)),
-			render.Clean(what), a.Status, render.Clean(answer))
 	}
-	return w.Flush()
+	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(w, "TIME\tWHO\tFROM\tWHAT\tANSWER")
+	return func(records []event.Audit) error {
+		for _, a := range records {
+			what := a.Method + " " + a.What
+			if a.Left > 0 {
+				what = fmt.Sprintf("%d more attempts", a.Left)
+			}
+			answer := cmp.Or(a.Code, http.StatusText(a.Status))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d %s\n", a.Time.Local().Format(time.DateTime), render.Clean(orDash(a.Who)), render.Clean(orDash(a.From)),
+				render.Clean(what), a.Status, render.Clean(answer))
+		}
+		return w.Flush()
+	}
 }

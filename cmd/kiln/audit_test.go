@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +38,7 @@ func (g *gate) audited(t *testing.T, what string) []event.Audit {
 func TestAudit(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
+	all, stop := g.followAudit(t)
 	author := g.token(t, "dev", "--role", "author", "--repo", "web/*")
 	g.push(t, "web/app:1")
 	g.kiln(t, author, "secret", "list")                       // reads
@@ -54,6 +56,8 @@ func TestAudit(t *testing.T) {
 		t.Fatalf("secret: %d", status)
 	}
 	list := g.audited(t, "secrets/web-key")
+	waitFor(t, "the follower to see all", func() bool { return strings.Count(all.String(), "\n") == len(list) })
+	stop()
 	var lines []string
 	for _, a := range list {
 		if a.From != "127.0.0.1" || a.Time.IsZero() || strings.HasPrefix(a.Who, "token ") != (a.Token != "") {
@@ -86,9 +90,36 @@ func TestAudit(t *testing.T) {
 			t.Errorf("kiln audit %q: %+v", c.args, r)
 		}
 	}
+	dev, stop := g.followAudit(t, "--who", "dev", "--top", "1")
+	waitFor(t, "the newest record", func() bool { return strings.Contains(dev.String(), "secrets/web-key") })
+	g.put(t, g.admin, "/api/v1/secrets/db-key", req)
+	g.put(t, author, "/api/v1/secrets/web-other", req)
+	waitFor(t, "the next record", func() bool { return strings.Contains(dev.String(), "secrets/web-other") })
+	if stop(); strings.Count(dev.String(), "\n") != 2 {
+		t.Errorf("followed what one token does:\n%s", dev)
+	}
 	for _, args := range [][]string{{"--top", "0"}, {"--since", "0s"}, {"--since", "x"}, {"x"}} {
 		if r := g.kiln(t, g.admin, append([]string{"audit"}, args...)...); r.code != 2 {
 			t.Errorf("kiln audit %q: %+v", args, r)
+		}
+	}
+}
+
+// followAudit follows the log until stop is called, which checks that this is no error.
+func (g *gate) followAudit(t *testing.T, args ...string) (out *syncBuffer, stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	out, errs, code := &syncBuffer{}, &syncBuffer{}, make(chan int, 1)
+	env := map[string]string{envServer: g.URL, envToken: g.admin, envData: os.DevNull}
+	go func() {
+		code <- execute(ctx, append([]string{"audit", "-f", "-o", "json"}, args...), environment{In: strings.NewReader(""), Out: out, Err: errs,
+			Lookup: func(name string) (string, bool) { v, ok := env[name]; return v, ok }})
+	}()
+	return out, func() {
+		t.Helper()
+		cancel()
+		if c := <-code; c != 0 {
+			t.Errorf("kiln audit -f %q: exit code %d: %s", args, c, errs)
 		}
 	}
 }

@@ -47,12 +47,7 @@ func (c *Client) Follow(ctx context.Context, runID, lastID string, follow bool, 
 	if follow {
 		f.path += "?follow=1"
 	}
-	patience := c.Patience
-	if patience == 0 {
-		patience = defaultPatience
-	}
-	lost := time.Time{} // when the server was lost; zero while it is there
-	for wait := firstRetry; ; {
+	for p := (retries{c: c}); ; {
 		heard, err := f.once(ctx)
 		switch {
 		case f.failed != nil:
@@ -63,22 +58,42 @@ func (c *Client) Follow(ctx context.Context, runID, lastID string, follow bool, 
 			return err
 		}
 		if heard {
-			lost, wait = time.Time{}, firstRetry
+			p.heard()
 		}
-		if lost.IsZero() {
-			lost = time.Now()
-			if c.Lost != nil {
-				c.Lost(err)
-			}
-		}
-		if time.Since(lost) > patience {
-			return fmt.Errorf("log of run %s: %w", runID, err)
-		}
-		if err := pause(ctx, wait); err != nil {
+		if err := p.again(ctx, "log of run "+runID, err); err != nil {
 			return err
 		}
-		wait = min(2*wait, maxRetry)
 	}
+}
+
+// retries are those of something that a server is followed for.
+type retries struct {
+	c    *Client
+	lost time.Time     // when the server was lost; zero while it is there
+	wait time.Duration // before the next one
+}
+
+// heard notes that the server is there.
+func (r *retries) heard() { r.lost, r.wait = time.Time{}, 0 }
+
+// again waits before another try after one that has ended with an error, which it returns when the server stays away
+// for too long.
+func (r *retries) again(ctx context.Context, what string, err error) error {
+	if r.lost.IsZero() {
+		r.lost, r.wait = time.Now(), firstRetry
+		if r.c.Lost != nil {
+			r.c.Lost(err)
+		}
+	}
+	patience := r.c.Patience
+	if patience == 0 {
+		patience = defaultPatience
+	}
+	if time.Since(r.lost) > patience {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	defer func() { r.wait = min(2*r.wait, maxRetry) }()
+	return pause(ctx, r.wait)
 }
 
 // pause waits for about d.

@@ -50,15 +50,15 @@ func (c *cli) configure(cmd *cobra.Command, but ...string) (config.Settings, err
 	return settings, err
 }
 
-// settle completes the configuration of a server, and reports everything that is wrong with it at once.
-func (c *cli) settle(cmd *cobra.Command, cfg *serveConfig, but ...string) (config.Settings, error) {
+// settle completes the configuration of a command, and reports everything that is wrong with it at once.
+func (c *cli) settle(cmd *cobra.Command, cfg *serveConfig, validate func() error, but ...string) (config.Settings, error) {
 	settings, err := c.configure(cmd, but...)
 	data, derr := c.dataDir()
 	if derr == nil {
 		cfg.data, derr = filepath.Abs(data)
 	}
 	cfg.keys = cmp.Or(cfg.keys, cfg.data)
-	err = errors.Join(err, derr, cfg.absolute(), settings.Place(cfg.validate()))
+	err = errors.Join(err, derr, cfg.absolute(), settings.Place(validate()))
 	if err != nil {
 		return nil, &usageError{err: err}
 	}
@@ -84,7 +84,7 @@ func newConfigShowCommand(c *cli) *cobra.Command {
 	cfg.add(cmd.Flags())
 	cmd.Flags().VarP(&output, "output", "o", "format")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		settings, err := c.settle(cmd, &cfg, "output")
+		settings, err := c.settle(cmd, &cfg, cfg.validate, "output")
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ func newConfigCheckCommand(c *cli) *cobra.Command {
 		if err := cmd.Flags().Set(configFlag, args[0]); err != nil {
 			return err
 		}
-		if _, err := c.settle(cmd, &cfg); err != nil {
+		if _, err := c.settle(cmd, &cfg, cfg.validate); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.Out, "%s is valid\n", args[0])

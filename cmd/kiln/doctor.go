@@ -79,7 +79,7 @@ func (c *cli) hostChecks(ctx context.Context) []apiclient.Check {
 	if err != nil {
 		return nil
 	}
-	cfg, err := daemonConfig(serveConfig{data: dir, runc: "runc"}, daemonRegistry{})
+	cfg, err := daemonConfig(serveConfig{workerConfig: workerConfig{data: dir, runc: "runc"}}, daemonRegistry{})
 	if err != nil {
 		return []apiclient.Check{failed("data directory", err)}
 	}

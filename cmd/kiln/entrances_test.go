@@ -60,7 +60,7 @@ func TestEveryEntranceSaysWhoMayUseIt(t *testing.T) {
 	for _, d := range doors {
 		expected[d.pattern] = d.who
 	}
-	for _, e := range (&node{cfg: serveConfig{roles: allRoles}, registry: &registry.Store{}}).entrances() {
+	for _, e := range (&node{cfg: serveConfig{workerConfig: workerConfig{roles: allRoles}}, registry: &registry.Store{}}).entrances() {
 		if expected[e.pattern] != e.who || e.who == "" {
 			t.Errorf("%s is open to %q, the table says %q", e.pattern, e.who, expected[e.pattern])
 		}

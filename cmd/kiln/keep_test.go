@@ -19,7 +19,7 @@ func TestWhatIsKeptIsSaidInDaysAndSizes(t *testing.T) {
 			t.Errorf("%q = %s, %v, want %q", in, z.String(), err, want)
 		}
 	}
-	cfg := serveConfig{listen: "127.0.0.1:0", parallel: 1, keepRuns: 1, keepLogs: 0, maxLogs: 1}
+	cfg := serveConfig{workerConfig: workerConfig{listen: "127.0.0.1:0", parallel: 1}, keepRuns: 1, keepLogs: 0, maxLogs: 1}
 	if err := cfg.validateKeep(); err == nil || strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("validateKeep = %v, want two problems", err)
 	}

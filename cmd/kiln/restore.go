@@ -70,7 +70,7 @@ func (r *restoration) do(ctx context.Context) (backup.Summary, error) {
 	if err != nil {
 		return s, err
 	}
-	n := &node{cfg: serveConfig{data: r.data}}
+	n := &node{cfg: serveConfig{workerConfig: workerConfig{data: r.data}}}
 	err = n.claim(ctx)
 	if err == nil {
 		err = r.checkEmpty()

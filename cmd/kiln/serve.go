@@ -3,13 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
-	"regexp"
-	"runtime"
 	"strings"
 	"time"
 
@@ -20,42 +16,26 @@ import (
 	"kiln/triggers/watch"
 )
 
-// serveConfig is the configuration of a server.
+// serveConfig is the configuration of a server. That of a worker apart is its first part alone.
 type serveConfig struct {
-	data                      string
+	workerConfig
 	keys                      string // directory
-	roles                     []role
-	apart                     bool   // it is kiln worker's
-	name, pool                string // of the worker
 	lease                     time.Duration
-	listen, advertise         string
+	advertise                 string
 	registryHost              string
 	aliases                   []string
 	blobs, blobsCredentials   string
-	buildkit                  string
-	hostNetwork               bool
-	runc                      string
-	cacheMax, cacheFree       sizeFlag
-	cacheKeep                 sizeFlag
-	parallel, parallelSteps   int
-	grace                     time.Duration
 	maxRuns                   int
 	reconcileEvery, pollEvery time.Duration
-	allowSources              []string
-	knownHosts                string
 	relaxed                   bool
-	nats                      natsConfig
 	publicURL                 string
 	anonymousPull             []string
 	tlsCert, tlsKey           string
 	allowNotify               []string
 	forges                    []string
-	steps                     stepConfig
 	keepRuns, keepLogs        keepAge
 	maxLogs                   size
 	retention                 []string
-	logFormat                 string
-	verbose                   bool
 }
 
 func newServeCommand(c *cli) *cobra.Command {
@@ -69,7 +49,7 @@ func newServeCommand(c *cli) *cobra.Command {
 			"go on when a server is started again.",
 		Args: noArguments,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := c.settle(cmd, &cfg); err != nil {
+			if _, err := c.settle(cmd, &cfg, cfg.validate); err != nil {
 				return err
 			}
 			return c.serve(cmd.Context(), cfg)
@@ -94,7 +74,7 @@ func (cfg *serveConfig) add(f *pflag.FlagSet) {
 	f.StringSliceVar(&cfg.aliases, "registry-alias", nil, "another name of the registry in image references, beside localhost and 127.0.0.1 with the port")
 	f.StringVar(&cfg.blobs, "blobs", "", "keep large blobs of the registry in S3-compatible storage: `s3://BUCKET[/PREFIX][?endpoint=URL][&region=REGION]` (default files in the data directory)")
 	f.StringVar(&cfg.blobsCredentials, "blobs-credentials", "", "file with the credentials of --blobs, as Amazon's tools write it (default from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY)")
-	cfg.addWorker(f)
+	cfg.addExecution(f)
 	f.DurationVar(&cfg.lease, "lease", 15*time.Second, "how long a worker that is not heard of is taken to be alive")
 	f.IntVar(&cfg.maxRuns, "max-runs", 0, "runs executed at once on all workers together; 0 means as many as they take")
 	f.DurationVar(&cfg.reconcileEvery, "reconcile-every", 5*time.Minute, "how often repositories and images are compared with what is known, in case an event was lost")
@@ -114,29 +94,6 @@ func (cfg *serveConfig) add(f *pflag.FlagSet) {
 	cfg.addLog(f)
 }
 
-// addWorker defines the flags of what executes runs.
-func (cfg *serveConfig) addWorker(f *pflag.FlagSet) {
-	f.StringVar(&cfg.buildkit, "buildkit", "", "address of a BuildKit daemon to use instead of an own one: unix:///path or tcp://host:port")
-	f.BoolVar(&cfg.hostNetwork, "buildkit-host-network", false, "accept a --buildkit daemon whose containers use the host's network: runs are not isolated from it")
-	f.StringVar(&cfg.runc, "runc", "runc", "the runc program that the own build daemon uses")
-	f.Var(&cfg.cacheMax, "cache-max", "largest build cache of the own build daemon, such as 50GB (default a part of the disk)")
-	f.Var(&cfg.cacheFree, "cache-min-free", "space that the build cache leaves free on its disk (default a part of the disk)")
-	f.Var(&cfg.cacheKeep, "cache-keep", "build cache that is kept though the disk is fuller than that (default a part of the disk)")
-	f.StringVar(&cfg.name, "name", "", "name of the worker, which no other worker has (default made of the host's)")
-	f.StringVar(&cfg.pool, "pool", "default", "pool of workers that it belongs to")
-	f.IntVar(&cfg.parallel, "parallel", max(2, runtime.NumCPU()), "runs executed at once")
-	f.IntVar(&cfg.parallelSteps, "parallel-steps", 0, "build and cmd steps of all runs executed at once, services not counted (default two per processor and at least four, and one for each further run)")
-	f.DurationVar(&cfg.grace, "grace", 10*time.Second, "time that runs in hand get at a soft stop")
-	f.StringSliceVar(&cfg.allowSources, "allow-source", nil, "`HOST|CIDR` that sources may be at though it is not public, also by http://; may be repeated")
-	f.StringVar(&cfg.knownHosts, "ssh-known-hosts", "", "file with the host keys of git servers that are reached by ssh")
-}
-
-// addLog defines the flags of the log.
-func (cfg *serveConfig) addLog(f *pflag.FlagSet) {
-	f.StringVar(&cfg.logFormat, "log-format", "text", "format of the log on standard error: text or json")
-	f.BoolVarP(&cfg.verbose, "verbose", "v", false, "log every state change")
-}
-
 // absolute makes paths independent of the working directory: the client and the build daemon use them too.
 func (cfg *serveConfig) absolute() error {
 	var errs []error
@@ -150,11 +107,8 @@ func (cfg *serveConfig) absolute() error {
 	return errors.Join(errs...)
 }
 
-// validate reports everything that is wrong at once.
+// validate reports everything that is wrong with the settings of a server at once.
 func (cfg *serveConfig) validate() error {
-	if cfg.apart {
-		return cfg.validateApart()
-	}
 	var errs []error
 	if _, _, err := net.SplitHostPort(cfg.listen); err != nil {
 		errs = append(errs, fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070", cfg.listen))
@@ -185,64 +139,10 @@ func (cfg *serveConfig) validate() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(append(errs, checkRoles(cfg.roles), cfg.validateOutside(), cfg.validateKeep(), cfg.validateWorker())...)
+	return errors.Join(append(errs, checkRoles(cfg.roles), cfg.validateOutside(), cfg.validateKeep(), cfg.validateExecution())...)
 }
 
 const (
 	minLease = 3 * time.Second
 	maxLease = 10 * time.Minute
 )
-
-// workerName is what a name of a worker or a pool may be.
-var workerName = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$`)
-
-// validateWorker reports what is wrong with what a worker has, too.
-func (cfg *serveConfig) validateWorker() error {
-	var errs []error
-	if cfg.cacheMax > 0 && cfg.cacheKeep > cfg.cacheMax {
-		errs = append(errs, fmt.Errorf("--cache-keep %s: must not be more than --cache-max %s", &cfg.cacheKeep, &cfg.cacheMax))
-	}
-	if cfg.parallel < 1 || cfg.parallel > 256 {
-		errs = append(errs, fmt.Errorf("--parallel %d: want 1 to 256", cfg.parallel))
-	}
-	if cfg.parallelSteps != 0 && cfg.parallelSteps < cfg.parallel {
-		errs = append(errs, fmt.Errorf("--parallel-steps %d: want at least one for each of the %d runs of --parallel", cfg.parallelSteps, cfg.parallel))
-	}
-	if cfg.grace < 0 {
-		errs = append(errs, fmt.Errorf("--grace %s: must not be negative", cfg.grace))
-	}
-	if cfg.logFormat != "text" && cfg.logFormat != "json" {
-		errs = append(errs, fmt.Errorf("--log-format %q: want text or json", cfg.logFormat))
-	}
-	if cfg.buildkit != "" && !strings.HasPrefix(cfg.buildkit, "unix://") && !strings.HasPrefix(cfg.buildkit, "tcp://") {
-		errs = append(errs, fmt.Errorf("--buildkit %q: want unix:///path or tcp://host:port", cfg.buildkit))
-	}
-	for _, f := range []struct{ flag, value string }{{"name", cfg.name}, {"pool", cfg.pool}} {
-		if !workerName.MatchString(f.value) && !(f.flag == "name" && f.value == "") {
-			errs = append(errs, fmt.Errorf("--%s %q: want letters, digits, dots and dashes, 63 at most", f.flag, f.value))
-		}
-	}
-	if _, err := parseSources(cfg.allowSources); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(append(errs, cfg.nats.validate(), cfg.steps.validate())...)
-}
-
-// stepsAtOnce is how many steps are executed at once. One for each run that is executed is always kept free.
-func (cfg *serveConfig) stepsAtOnce() int {
-	if cfg.parallelSteps > 0 {
-		return cfg.parallelSteps
-	}
-	return max(4, 2*runtime.NumCPU()) + cfg.parallel - 1
-}
-
-func (cfg *serveConfig) logger() *slog.Logger {
-	opt := &slog.HandlerOptions{Level: slog.LevelWarn}
-	if cfg.verbose {
-		opt.Level = slog.LevelInfo
-	}
-	if cfg.logFormat == "json" {
-		return slog.New(slog.NewJSONHandler(os.Stderr, opt))
-	}
-	return slog.New(slog.NewTextHandler(os.Stderr, opt))
-}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -9,13 +8,12 @@ import (
 
 	"kiln/cmd/kiln/internal/render"
 	"kiln/internal/apiclient"
-	"kiln/internal/secret"
 
 	"github.com/spf13/cobra"
 )
 
 func newWorkerCommand(c *cli) *cobra.Command {
-	cfg := serveConfig{roles: []role{roleWorker}, apart: true}
+	var cfg serveConfig
 	cmd := &cobra.Command{
 		Use:   "worker --nats URL [flags]",
 		Short: "Execute runs for a server on another host, and keep workers",
@@ -25,36 +23,15 @@ func newWorkerCommand(c *cli) *cobra.Command {
 			"it hands them back.",
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := c.settle(cmd, &cfg); err != nil {
+			if _, err := c.settle(cmd, &cfg, cfg.validateApart); err != nil {
 				return err
 			}
 			return c.serve(cmd.Context(), cfg)
 		},
 	}
-	f := cmd.Flags()
-	f.SortFlags = false
-	addConfigFlag(f)
-	cfg.nats.addRemote(f)
-	cfg.addWorker(f)
-	cfg.steps.add(f)
-	f.StringVar(&cfg.listen, "listen", "", "address to tell of the worker's health at (default: none)")
-	cfg.addLog(f)
+	cfg.addApart(cmd.Flags())
 	cmd.AddCommand(newWorkerListCommand(c), newWorkerDrainCommand(c, true), newWorkerDrainCommand(c, false))
 	return cmd
-}
-
-// validateApart reports everything that is wrong with the settings of kiln worker.
-func (cfg *serveConfig) validateApart() error {
-	var errs []error
-	if !cfg.nats.others() {
-		errs = append(errs, errors.New("--nats is missing: it says where the server's messages and state are"))
-	}
-	for _, v := range cfg.steps.vaults {
-		if _, kind, _, err := secret.ParseVault(v); err == nil && kind == "store" {
-			errs = append(errs, fmt.Errorf("--vault %s: a worker has not got the key of the server's secrets; use env:PREFIX or file:DIR instead", v))
-		}
-	}
-	return errors.Join(append(errs, cfg.validateWorker())...)
 }
 
 func newWorkerListCommand(c *cli) *cobra.Command {

@@ -95,7 +95,11 @@ func (s *Server) drainWorker(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 	}
-	return s.answerWorker(w, r, name)
+	if now, err = s.knownWorker(r.Context(), name); err != nil {
+		return err
+	}
+	writeJSON(w, http.StatusOK, now)
+	return nil
 }
 
 func (s *Server) undrainWorker(w http.ResponseWriter, r *http.Request) error {
@@ -109,15 +113,6 @@ func (s *Server) undrainWorker(w http.ResponseWriter, r *http.Request) error {
 	found, err := s.knownWorker(r.Context(), name)
 	if err != nil {
 		found = apiclient.Worker{Name: name, State: apiclient.WorkerGone, Runs: []string{}}
-	}
-	writeJSON(w, http.StatusOK, found)
-	return nil
-}
-
-func (s *Server) answerWorker(w http.ResponseWriter, r *http.Request, name string) error {
-	found, err := s.knownWorker(r.Context(), name)
-	if err != nil {
-		return err
 	}
 	writeJSON(w, http.StatusOK, found)
 	return nil

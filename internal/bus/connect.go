@@ -170,7 +170,7 @@ func Connect(ctx context.Context, r Remote, name string, log *slog.Logger) (*Con
 // the servers may be starting, too.
 func Patiently(ctx context.Context, f func() error) error {
 	return retry(ctx, f, func(err error) bool {
-		return transient(err) || errors.Is(err, jetstream.ErrNoStreamResponse) || hasCode(err, codeUnavailable, codeNoPeers, codeNoResources)
+		return Transient(err) || errors.Is(err, jetstream.ErrNoStreamResponse) || hasCode(err, codeUnavailable, codeNoPeers, codeNoResources)
 	})
 }
 

@@ -138,7 +138,7 @@ func (b *Bus) Consume(ctx context.Context, c Consumer, handle func(Message)) err
 	cc, err := cons.Consume(func(m jetstream.Msg) { handle(Message{msg: m, bus: b}) },
 		jetstream.PullMaxMessages(max(c.Pending, pullAhead)),
 		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			if ctx.Err() == nil && !transient(err) {
+			if ctx.Err() == nil && !Transient(err) {
 				b.log.Warn("consumer reports", "consumer", c.Name, "err", err)
 			}
 		}))
@@ -247,7 +247,7 @@ func nextOf(ctx context.Context, cons jetstream.Consumer, it jetstream.MessagesC
 		}
 		info, err := cons.Info(ctx)
 		switch {
-		case err != nil && !transient(err):
+		case err != nil && !Transient(err):
 			return nil, err
 		case err != nil || info.NumPending > 0:
 			none = 0

@@ -129,11 +129,8 @@ func (l serverLog) Fatalf(format string, v ...any) {
 	l.log.Error("message store failed", "detail", fmt.Sprintf(format, v...))
 }
 
-// Transient reports whether an error of a server may pass by itself.
-func Transient(err error) bool { return transient(err) }
-
-// transient reports whether err may pass by itself.
-func transient(err error) bool {
+// Transient reports whether an error of a NATS server may pass by itself.
+func Transient(err error) bool {
 	return errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrConnectionReconnecting)
 }

@@ -65,26 +65,43 @@ func (c *cli) settle(cmd *cobra.Command, cfg *serveConfig, validate func() error
 	return settings, nil
 }
 
+// A configured is a command that settings are of, and its part in those.
+type configured struct {
+	command  string // kiln serve
+	of       string // what it runs
+	example  string // of a check
+	add      func(*serveConfig, *pflag.FlagSet)
+	validate func(*serveConfig) error
+}
+
 func newConfigCommand(c *cli) *cobra.Command {
-	cmd := group("config", "Look at the configuration of a server", "Look at the configuration that \"kiln serve\" would have.")
-	cmd.AddCommand(newConfigShowCommand(c), newConfigCheckCommand(c))
+	return newConfigOf(c, configured{"kiln serve", "server", "kiln config check /etc/kiln/kiln.yaml", (*serveConfig).add, (*serveConfig).validate})
+}
+
+func newWorkerConfigCommand(c *cli) *cobra.Command {
+	return newConfigOf(c, configured{"kiln worker", "worker", "kiln worker config check /etc/kiln/worker.yaml", (*serveConfig).addApart, (*serveConfig).validateApart})
+}
+
+func newConfigOf(c *cli, k configured) *cobra.Command {
+	cmd := group("config", "Look at the configuration of a "+k.of, "Look at the configuration that \""+k.command+"\" would have.")
+	cmd.AddCommand(newConfigShowCommand(c, k), newConfigCheckCommand(c, k))
 	return cmd
 }
 
-func newConfigShowCommand(c *cli) *cobra.Command {
+func newConfigShowCommand(c *cli, k configured) *cobra.Command {
 	var cfg serveConfig
 	output := outputFlag{allowed: []string{"table", "json"}, value: "table"}
 	cmd := &cobra.Command{
-		Use:   "show [flags of kiln serve]",
-		Short: "Show every setting of a server and where its value is from",
-		Long: "Show every setting that \"kiln serve\" would have with these flags, in this environment and with this file, and\n" +
+		Use:   "show [flags of " + k.command + "]",
+		Short: "Show every setting of a " + k.of + " and where its value is from",
+		Long: "Show every setting that \"" + k.command + "\" would have with these flags, in this environment and with this file, and\n" +
 			"where its value is from: a flag, an environment variable, a place in the file, or the default.",
 		Args: noArguments,
 	}
-	cfg.add(cmd.Flags())
+	k.add(&cfg, cmd.Flags())
 	cmd.Flags().VarP(&output, "output", "o", "format")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		settings, err := c.settle(cmd, &cfg, cfg.validate, "output")
+		settings, err := c.settle(cmd, &cfg, func() error { return k.validate(&cfg) }, "output")
 		if err != nil {
 			return err
 		}
@@ -102,21 +119,21 @@ func newConfigShowCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
-func newConfigCheckCommand(c *cli) *cobra.Command {
+func newConfigCheckCommand(c *cli, k configured) *cobra.Command {
 	var cfg serveConfig
 	cmd := &cobra.Command{
-		Use:     "check [flags of kiln serve] FILE",
+		Use:     "check [flags of " + k.command + "] FILE",
 		Short:   "Check a file of settings",
-		Long:    "Check a file of settings as \"kiln serve --config FILE\" would in this environment, and report everything that is wrong with it.",
-		Example: "  kiln config check /etc/kiln/kiln.yaml",
+		Long:    "Check a file of settings as \"" + k.command + " --config FILE\" would in this environment, and report everything that is wrong with it.",
+		Example: "  " + k.example,
 		Args:    argument("FILE"),
 	}
-	cfg.add(cmd.Flags())
+	k.add(&cfg, cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := cmd.Flags().Set(configFlag, args[0]); err != nil {
 			return err
 		}
-		if _, err := c.settle(cmd, &cfg, cfg.validate); err != nil {
+		if _, err := c.settle(cmd, &cfg, func() error { return k.validate(&cfg) }); err != nil {
 			return err
 		}
 		fmt.Fprintf(c.Out, "%s is valid\n", args[0])

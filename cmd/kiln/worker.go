@@ -30,7 +30,7 @@ func newWorkerCommand(c *cli) *cobra.Command {
 		},
 	}
 	cfg.addApart(cmd.Flags())
-	cmd.AddCommand(newWorkerListCommand(c), newWorkerDrainCommand(c, true), newWorkerDrainCommand(c, false))
+	cmd.AddCommand(newWorkerListCommand(c), newWorkerDrainCommand(c, true), newWorkerDrainCommand(c, false), newWorkerConfigCommand(c))
 	return cmd
 }
 

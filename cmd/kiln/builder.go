@@ -140,7 +140,7 @@ func (b *builder) ready(ctx context.Context) (buildkit.Info, error) {
 		}
 	}
 	info, err := b.client.Info(ctx)
-	if err != nil && b.own == nil && slices.Equal(b.cfg.roles, []role{roleWorker}) {
+	if err != nil && (b.own != nil || slices.Equal(b.cfg.roles, []role{roleWorker})) { // the own one is started again
 		info, err = b.await(ctx, err)
 	}
 	if err != nil {
